@@ -1,0 +1,65 @@
+//! Backups.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::coordinate::Coordinate;
+use crate::domain::gtid::GtidPosition;
+use crate::domain::id::{BackupId, InstanceId};
+use crate::domain::instance::Fault;
+
+/// A backup, as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Backup {
+    pub(crate) id: BackupId,
+    pub(crate) instance: InstanceId,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) status: BackupStatus,
+    pub(crate) fault: Option<Fault>,
+    /// `mariadb` or `mysql`.
+    pub(crate) datastore: String,
+    /// The exact version of the server it was taken from; empty until known.
+    pub(crate) server_version: String,
+    /// Bytes of the backup before compression; grows while it runs.
+    pub(crate) raw_bytes: u64,
+    /// Bytes in the repository; grows while it runs.
+    pub(crate) stored_bytes: u64,
+    /// URL of the manifest, once there is one.
+    pub(crate) location: Option<String>,
+    /// SHA-256 of the manifest, lower-case hex, once there is one.
+    pub(crate) checksum: Option<String>,
+    /// What the data of the backup holds, once known.
+    pub(crate) end: Option<BackupEnd>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+}
+
+/// The point a backup leads to: every transaction up to it is in the backup, none after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackupEnd {
+    pub(crate) at: Coordinate,
+    pub(crate) position: GtidPosition,
+    /// The commit clock there, seconds since 1970.
+    pub(crate) clock: i64,
+}
+
+/// Trove's backup states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum BackupStatus {
+    New,
+    Building,
+    /// The data is stored; waiting for the binlog up to its end.
+    Saving,
+    Completed,
+    Failed,
+    DeleteFailed,
+}
+
+impl BackupStatus {
+    pub(crate) fn is_running(self) -> bool {
+        matches!(self, BackupStatus::New | BackupStatus::Building | BackupStatus::Saving)
+    }
+}

@@ -1,0 +1,107 @@
+//! Chunks: pieces of binlog, whole transactions only, under the timeline that wrote them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::coordinate::Coordinate;
+use crate::domain::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::domain::id::{InstanceId, TimelineId};
+
+/// What a chunk holds. Stands in the object itself, so that the catalog can be rebuilt from the repository.
+///
+/// The chunks of a binlog file, decompressed and put one after the other, are that file. Chunks of one timeline follow
+/// each other without a hole unless `gap_before` says so; `follows` makes that provable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChunkFacts {
+    pub(crate) instance: InstanceId,
+    pub(crate) timeline: TimelineId,
+    /// The n-th binlog file of the timeline, from 1.
+    pub(crate) ordinal: u32,
+    /// The file's name on the server.
+    pub(crate) file: String,
+    /// First byte of the chunk in that file; 0 for the chunk that holds the file's header.
+    pub(crate) begin: u64,
+    /// One past the last byte.
+    pub(crate) end: u64,
+    /// SHA-256 of the raw bytes, lower-case hex.
+    pub(crate) sha256: String,
+    /// `sha256` of the chunk before this one in the timeline; absent in a timeline's first.
+    pub(crate) follows: Option<String>,
+    /// Set when binlog between the chunk before and this one was never shipped.
+    pub(crate) gap_before: Option<Gap>,
+    /// Number of transactions; 0 for a chunk with only a header or a rotation.
+    pub(crate) transactions: u64,
+    pub(crate) first_gtid: Option<Gtid>,
+    pub(crate) last_gtid: Option<Gtid>,
+    /// Per domain and server the first and the last sequence number in the chunk.
+    pub(crate) ranges: Vec<GtidRange>,
+    /// The last transaction of each domain after this chunk.
+    pub(crate) position_after: GtidPosition,
+    /// The binlog state after this chunk.
+    pub(crate) state_after: BinlogState,
+    /// The commit clock before the chunk, seconds since 1970 (0 before anything was committed).
+    ///
+    /// A transaction's commit time is the greatest of its own stamp and of all stamps before it in the timeline, none
+    /// of them later than the moment it was seen: commits are ordered, stamps (`SET TIMESTAMP`, a clock set back,
+    /// statements that began earlier) are not.
+    pub(crate) clock_before: i64,
+    /// Commit time of the first transaction, seconds since 1970.
+    pub(crate) first_commit: Option<i64>,
+    /// Commit time of the last transaction: the commit clock after the chunk.
+    pub(crate) last_commit: Option<i64>,
+    /// When the bytes were read from the server: no transaction in it was committed later.
+    pub(crate) observed_at: Timestamp,
+}
+
+impl ChunkFacts {
+    /// The commit clock after the chunk.
+    pub(crate) fn clock_after(&self) -> i64 {
+        self.last_commit.unwrap_or(self.clock_before)
+    }
+
+    pub(crate) fn begins_at(&self) -> Coordinate {
+        self.coordinate(self.begin)
+    }
+
+    pub(crate) fn ends_at(&self) -> Coordinate {
+        self.coordinate(self.end)
+    }
+
+    fn coordinate(&self, position: u64) -> Coordinate {
+        Coordinate { timeline: self.timeline, ordinal: self.ordinal, file: self.file.clone(), position }
+    }
+}
+
+/// A run of sequence numbers of one server in one domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GtidRange {
+    pub(crate) domain: u32,
+    pub(crate) server_id: u32,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+/// Binlog that was never shipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Gap {
+    /// The last shipped place before the hole; absent when nothing had been shipped.
+    pub(crate) after: Option<Coordinate>,
+    /// The last transaction of each domain that is in the repository before the hole.
+    pub(crate) position_before: GtidPosition,
+    /// The server's binlog state behind the hole.
+    pub(crate) state_behind: BinlogState,
+    /// What happened, for people: `purged before it was shipped`, `RESET MASTER`, ...
+    pub(crate) reason: String,
+}
+
+/// A chunk in the repository, as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) facts: ChunkFacts,
+    /// The object's key.
+    pub(crate) key: String,
+    /// The object's size in bytes.
+    pub(crate) stored_bytes: u64,
+}

@@ -1,0 +1,12 @@
+//! The words of the field as types: no I/O, no clock, nothing of the wire.
+
+pub(crate) mod backup;
+pub(crate) mod chunk;
+pub(crate) mod coordinate;
+pub(crate) mod gtid;
+pub(crate) mod id;
+pub(crate) mod instance;
+pub(crate) mod recovery;
+pub(crate) mod target;
+pub(crate) mod task;
+pub(crate) mod timeline;

@@ -1,0 +1,12 @@
+//! Coffer: backups, continuous binlog shipping and in-place recovery for a lone MariaDB or MySQL server.
+//!
+//! `main` decides nothing: it parses the command line and turns the one error type into an exit code.
+
+#![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
+
+mod clock;
+mod domain;
+mod durable;
+mod error;
+
+fn main() {}
