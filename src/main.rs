@@ -8,5 +8,6 @@ mod clock;
 mod domain;
 mod durable;
 mod error;
+mod recovery;
 
 fn main() {}

@@ -7,6 +7,7 @@ pub(crate) mod gtid;
 pub(crate) mod id;
 pub(crate) mod instance;
 pub(crate) mod recovery;
+pub(crate) mod shipping;
 pub(crate) mod target;
 pub(crate) mod task;
 pub(crate) mod timeline;
