@@ -11,3 +11,4 @@ pub(crate) mod shipping;
 pub(crate) mod target;
 pub(crate) mod task;
 pub(crate) mod timeline;
+pub(crate) mod transaction;
