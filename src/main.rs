@@ -8,6 +8,10 @@ mod clock;
 mod domain;
 mod durable;
 mod error;
+mod logging;
+mod process;
 mod recovery;
+#[cfg(test)]
+mod testing;
 
 fn main() {}
