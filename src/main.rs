@@ -11,6 +11,7 @@ mod error;
 mod logging;
 mod process;
 mod recovery;
+mod store;
 #[cfg(test)]
 mod testing;
 
