@@ -7,11 +7,11 @@ use crate::domain::backup::Backup;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::Error;
 
-const OF_ALL: &str = "SELECT * FROM backups ORDER BY created_at DESC, id DESC";
-const OF_INSTANCE: &str = "SELECT * FROM backups WHERE instance = ?1 ORDER BY created_at DESC, id DESC";
-const PAGE_OF_ALL: &str =
+pub(super) const OF_ALL: &str = "SELECT * FROM backups ORDER BY created_at DESC, id DESC";
+pub(super) const OF_INSTANCE: &str = "SELECT * FROM backups WHERE instance = ?1 ORDER BY created_at DESC, id DESC";
+pub(super) const PAGE_OF_ALL: &str =
     "SELECT * FROM backups WHERE (created_at, id) < (?1, ?2) ORDER BY created_at DESC, id DESC LIMIT ?3";
-const PAGE_OF_INSTANCE: &str = "SELECT * FROM backups WHERE instance = ?4 AND (created_at, id) < (?1, ?2)
+pub(super) const PAGE_OF_INSTANCE: &str = "SELECT * FROM backups WHERE instance = ?4 AND (created_at, id) < (?1, ?2)
     ORDER BY created_at DESC, id DESC LIMIT ?3";
 
 impl Db<'_> {

@@ -40,6 +40,15 @@ impl Db<'_> {
         let mut rows = statement.query(params).map_err(error)?;
         rows.next().map_err(error)?.map(read).transpose()
     }
+
+    /// How SQLite would go about a query.
+    #[cfg(test)]
+    pub(super) fn plan_of(&self, query: &str) -> Result<String, Error> {
+        let mut statement = self.connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).map_err(error)?;
+        let params = rusqlite::params_from_iter(std::iter::repeat_n(1, statement.parameter_count()));
+        let rows = statement.query_map(params, |row| row.get::<_, String>("detail")).map_err(error)?;
+        Ok(rows.collect::<Result<Vec<_>, _>>().map_err(error)?.join("; "))
+    }
 }
 
 impl Tx<'_> {

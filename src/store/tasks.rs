@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 /// Tasks kept per instance once they are done or failed.
 const KEPT_PER_INSTANCE: i64 = 200;
 
-const NEXT: &str = "SELECT * FROM tasks AS task WHERE state = 'QUEUED'
+pub(super) const NEXT: &str = "SELECT * FROM tasks AS task WHERE state = 'QUEUED'
     AND NOT EXISTS (SELECT 1 FROM tasks AS other WHERE other.state = 'RUNNING' AND other.instance = task.instance)
     ORDER BY sequence LIMIT 1";
 const OF_INSTANCE: &str = "SELECT * FROM tasks WHERE instance = ?1 ORDER BY sequence DESC LIMIT ?2";

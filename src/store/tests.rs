@@ -481,3 +481,15 @@ fn shipping_tokens_and_meta_are_kept() {
     let err = store.write(|tx| tx.insert_token("a-plain-token", "no")).unwrap_err();
     assert!(!err.to_string().contains("a-plain-token"), "{err}");
 }
+
+#[test]
+fn the_lists_an_idle_appliance_asks_for_use_their_indexes() {
+    let (_dir, store) = open();
+    let plan = |query| store.read(|db| db.plan_of(query)).unwrap();
+    let next = plan(tasks::NEXT);
+    assert!(next.contains("tasks_queued") && next.contains("tasks_running"), "{next}");
+    for query in [backups::OF_ALL, backups::OF_INSTANCE, backups::PAGE_OF_ALL, backups::PAGE_OF_INSTANCE] {
+        let plan = plan(query);
+        assert!(plan.contains("USING INDEX backups_") && !plan.contains("TEMP B-TREE"), "{query}: {plan}");
+    }
+}
