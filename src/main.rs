@@ -10,6 +10,7 @@ mod durable;
 mod error;
 mod logging;
 mod process;
+mod queue;
 mod recovery;
 mod store;
 #[cfg(test)]
