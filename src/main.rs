@@ -8,6 +8,7 @@ mod clock;
 mod domain;
 mod durable;
 mod error;
+mod lock;
 mod logging;
 mod process;
 mod queue;
