@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
 
 mod clock;
+mod config;
 mod domain;
 mod durable;
 mod error;
