@@ -6,6 +6,7 @@
 
 mod clock;
 mod config;
+mod datastore;
 mod domain;
 mod durable;
 mod error;

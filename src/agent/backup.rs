@@ -1,0 +1,245 @@
+//! `do_backup`: a full backup, streamed from the server's tool through the pipeline into the repository.
+//!
+//! A backup counts only once its manifest is written and read back, and that only happens when the binlog up to the
+//! backup's end is in the repository: a backup that leads nowhere is none.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::agent::ship::Shipper;
+use crate::agent::{Context, Reporter, fault_of};
+use crate::clock::{self, Deadline};
+use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
+use crate::datastore::xbstream::StreamTap;
+use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
+use crate::domain::coordinate::{BinlogPosition, Coordinate};
+use crate::domain::id::{BackupId, TaskId};
+use crate::domain::instance::{Instance, InstanceStatus};
+use crate::domain::task::ProgressUnit;
+use crate::error::{Error, ErrorKind, io_error};
+use crate::repository::manifest::Manifest;
+
+/// How long the shipper may take to reach the end of a backup.
+const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// Takes the backup and settles its row, whatever happens.
+pub(crate) fn do_backup(context: &Context, shipper: &Shipper, task: TaskId, id: BackupId) -> Result<(), Error> {
+    let mut backup = context.store.read(|db| db.backup(id))?;
+    if !backup.status.is_running() {
+        return Ok(()); // Settled in an earlier life.
+    }
+    let instance = context.store.read(|db| db.instance(backup.instance))?;
+    context.store.write(|tx| tx.set_instance_status(instance.id, InstanceStatus::Backup, None))?;
+    let outcome = run(context, shipper, task, &instance, &mut backup);
+    let settled = context.store.write(|tx| {
+        if let Err(err) = &outcome {
+            if err.kind() == ErrorKind::Interrupted {
+                backup.status = BackupStatus::New;
+            } else {
+                backup.status = BackupStatus::Failed;
+                backup.fault = Some(fault_of(err));
+            }
+            backup.updated_at = clock::now();
+            tx.update_backup(&backup)?;
+        }
+        tx.set_instance_status(instance.id, InstanceStatus::Active, None)
+    });
+    outcome.and(settled)
+}
+
+fn run(
+    context: &Context,
+    shipper: &Shipper,
+    task: TaskId,
+    instance: &Instance,
+    backup: &mut Backup,
+) -> Result<(), Error> {
+    let reporter = Reporter::new(&context.store, task);
+    reporter.step("backing up");
+    let begin = shipper.drain(Deadline::after(SHIP_TIMEOUT))?;
+    backup.status = BackupStatus::Building;
+    save(context, backup)?;
+    let stored = store_stream(context, instance, backup, &reporter)?;
+    backup.status = BackupStatus::Saving;
+    save(context, backup)?;
+    reporter.step("waiting for the binlog up to the end of the backup");
+    let end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.ends_at)?;
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        backup: backup.id,
+        instance: instance.id,
+        timeline: end.at.timeline,
+        name: backup.name.clone(),
+        datastore: instance.datastore.clone(),
+        server_version: stored.server_version.clone(),
+        tool: "mariadb-backup".to_owned(),
+        tool_version: stored.tool_version,
+        compression: "zstd".to_owned(),
+        raw_bytes: stored.raw_bytes,
+        sha256: stored.sha256,
+        parts: stored.parts,
+        begin: begin.to,
+        end: end.clone(),
+        created_at: backup.created_at,
+        completed_at: clock::now(),
+    };
+    let (location, checksum) = context.repository.put_manifest(&manifest)?;
+    backup.status = BackupStatus::Completed;
+    backup.server_version = stored.server_version;
+    backup.location = Some(location);
+    backup.checksum = Some(checksum);
+    backup.end = Some(end);
+    save(context, backup)
+}
+
+struct StoredStream {
+    parts: Vec<crate::repository::manifest::Part>,
+    raw_bytes: u64,
+    sha256: String,
+    ends_at: BinlogPosition,
+    server_version: String,
+    tool_version: String,
+}
+
+/// Runs the tool and stores its stream; returns what the stream says of itself.
+fn store_stream(
+    context: &Context,
+    instance: &Instance,
+    backup: &mut Backup,
+    reporter: &Reporter<'_>,
+) -> Result<StoredStream, Error> {
+    let work_dir = &instance.server.work_dir;
+    std::fs::create_dir_all(work_dir).map_err(|err| io_error("unable to create", work_dir, err))?;
+    let target_dir = work_dir.join(format!("backup-{}", backup.id));
+    std::fs::create_dir_all(&target_dir).map_err(|err| io_error("unable to create", &target_dir, err))?;
+    let log = work_dir.join("backup.log");
+    // One backup's log is enough evidence; it does not grow without end.
+    let _ = std::fs::remove_file(&log);
+    let result = (|| {
+        let mut running =
+            mariadb::begin_backup(&context.tools, &instance.server, &target_dir, &log, &context.stopping)?;
+        let mut writer = context.repository.backup_writer(instance.id, backup.id, Arc::clone(&context.stopping))?;
+        let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
+        let mut buffer = vec![0_u8; BUFFER_BYTES];
+        loop {
+            let count = running
+                .stdout
+                .read(&mut buffer)
+                .map_err(|err| Error::new(ErrorKind::Tool, "the backup's stream broke off").with_source(err))?;
+            if count == 0 {
+                break;
+            }
+            tap.push(&buffer[..count])?;
+            writer.write_all(&buffer[..count]).map_err(|err| writer.failure(err))?;
+            backup.raw_bytes = writer.raw_bytes().load(Ordering::Relaxed);
+            backup.stored_bytes = writer.stored_bytes().load(Ordering::Relaxed);
+            reporter.report("backing up", backup.raw_bytes, 0, ProgressUnit::Bytes);
+        }
+        let stderr_tail = running.wait()?;
+        mariadb::check_completed("mariadb-backup --backup", &stderr_tail)?;
+        let files = tap.finish()?;
+        let finished = writer.finish()?;
+        backup.raw_bytes = finished.raw_bytes;
+        backup.stored_bytes = finished.parts.iter().map(|part| part.stored_bytes).sum();
+        let text = |name: &str| {
+            files.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{name}`"))
+                    .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
+            })
+        };
+        let info = text(BACKUP_INFO)?;
+        let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
+        Ok(StoredStream {
+            ends_at: mariadb::parse_binlog_info(&text(BINLOG_INFO)?)?,
+            server_version: version("server_version"),
+            tool_version: version("tool_version"),
+            parts: finished.parts,
+            raw_bytes: finished.raw_bytes,
+            sha256: finished.sha256,
+        })
+    })();
+    // The tool leaves only empty files there; what it may leave is no reason to fail.
+    let _ = std::fs::remove_dir_all(&target_dir);
+    result
+}
+
+/// Waits until the binlog up to the backup's end is in the repository, and says exactly what that end is.
+fn wait_for_end(
+    context: &Context,
+    shipper: &Shipper,
+    instance: &Instance,
+    begin: Option<&Coordinate>,
+    ends_at: &BinlogPosition,
+) -> Result<BackupEnd, Error> {
+    let deadline = Deadline::after(SHIP_TIMEOUT);
+    loop {
+        context.check_stopping()?;
+        shipper.drain(deadline)?;
+        if let Some(end) = find_end(context, instance, begin, ends_at)? {
+            return Ok(end);
+        }
+        if deadline.has_passed() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the binlog up to {ends_at}, where the backup ends, did not reach the repository"),
+            )
+            .hint("See what `coffer status` says of shipping, then take a new backup."));
+        }
+        std::thread::sleep(context.settings.poll);
+    }
+}
+
+/// Finds the backup's end among what is shipped, in the chunks since the backup began.
+fn find_end(
+    context: &Context,
+    instance: &Instance,
+    begin: Option<&Coordinate>,
+    ends_at: &BinlogPosition,
+) -> Result<Option<BackupEnd>, Error> {
+    const PAGE: usize = 1000;
+    let Some(timeline) = context.store.read(|db| db.current_timeline(instance.id))? else { return Ok(None) };
+    let mut from = match begin {
+        // One byte back, so that the chunk that ends where the backup began is among them.
+        Some(begin) if begin.timeline == timeline.id => (begin.ordinal, begin.position.saturating_sub(1)),
+        _ => (0, 0),
+    };
+    loop {
+        let page = context.store.read(|db| db.chunks_from(timeline.id, from.0, from.1, PAGE))?;
+        for chunk in &page {
+            let facts = &chunk.facts;
+            if facts.file == ends_at.file && facts.end >= ends_at.position && facts.begin <= ends_at.position {
+                return crate::agent::history::place_in_chunk(context, chunk, ends_at.position).map(Some);
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => from = (last.facts.ordinal, last.facts.end),
+            _ => return Ok(None),
+        }
+    }
+}
+
+fn save(context: &Context, backup: &mut Backup) -> Result<(), Error> {
+    backup.updated_at = clock::now();
+    context.store.write(|tx| tx.update_backup(backup))
+}
+
+/// Removes a backup from the repository and from the catalog.
+pub(crate) fn delete_backup(context: &Context, id: BackupId) -> Result<(), Error> {
+    let mut backup = match context.store.read(|db| db.backup(id)) {
+        Ok(backup) => backup,
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(()), // Removed in an earlier life.
+        Err(err) => return Err(err),
+    };
+    match context.repository.delete_backup(backup.instance, id) {
+        Ok(()) => context.store.write(|tx| tx.remove_backup(id)),
+        Err(err) => {
+            backup.status = BackupStatus::DeleteFailed;
+            backup.fault = Some(fault_of(&err));
+            save(context, &mut backup)?;
+            Err(err)
+        }
+    }
+}

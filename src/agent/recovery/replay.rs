@@ -1,0 +1,250 @@
+//! Replay: relay logs with exactly the planned transactions, run by the server's own applier, the reached place compared
+//! with the planned one.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use crate::agent::history::{format_of, place_in_chunk};
+use crate::agent::recovery::Walk;
+use crate::agent::recovery::stage::{REPLAY_BEGUN, begins_anew};
+use crate::binlog::relay::RelayWriter;
+use crate::binlog::scheduled::{EventStatus, EventStatuses};
+use crate::datastore::scratch::{self, Replay, ScratchSettings};
+use crate::datastore::sql::Sql;
+use crate::datastore::mariadb;
+use crate::domain::backup::BackupEnd;
+use crate::domain::gtid::Gtid;
+use crate::domain::recovery::PlannedChunk;
+use crate::domain::task::ProgressUnit;
+use crate::error::{Error, ErrorKind, io_error};
+use crate::recovery::state::Event;
+
+/// Replays the plan on the prepared data.
+pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
+    scratch::end_leftover(&walk.dir())?;
+    if !begins_anew(walk, REPLAY_BEGUN)? {
+        return walk.enter(Event::StartedOver);
+    }
+    let begin = real_begin(walk)?;
+    let plan = walk.journal.plan.clone();
+    let chunks: Vec<PlannedChunk> = plan.chunks.iter().filter_map(|chunk| behind(chunk, &begin)).collect();
+    let relay = write_relay_logs(walk, &begin, &chunks)?;
+    if relay.replay.end != plan.position {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the planned chunks lead to `{}` and not to `{}` as planned", relay.replay.end, plan.position),
+        )
+        .hint("The serving database is untouched. Make a new plan."));
+    }
+    if begin == plan.base_end && relay.transactions != plan.transactions {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the planned chunks hold {} transactions and not {} as planned", relay.transactions, plan.transactions),
+        )
+        .hint("The serving database is untouched. Make a new plan."));
+    }
+    walk.journal.outcome.replayed_transactions = relay.transactions;
+    let reached = run(walk, &relay)?;
+    walk.journal.outcome.reached = Some(reached);
+    clean_up(walk)?;
+    walk.enter(Event::Replayed)
+}
+
+/// Replays more transactions onto data that was replayed before (what the server wrote while the recovery ran).
+pub(super) fn replay_more(walk: &mut Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<(), Error> {
+    let relay = write_relay_logs(walk, begin, chunks)?;
+    walk.journal.outcome.replayed_transactions += relay.transactions;
+    let reached = run(walk, &relay)?;
+    walk.journal.outcome.reached = Some(reached);
+    clean_up(walk)
+}
+
+fn run(walk: &Walk<'_>, relay: &RelayLogs) -> Result<crate::domain::gtid::GtidPosition, Error> {
+    let settings = settings(walk)?;
+    let progress = |done: u64| walk.reporter.report("replaying", done, relay.bytes, ProgressUnit::Bytes);
+    let finish = |sql: &mut Sql| restore_events(sql, &relay.events);
+    scratch::replay(&walk.context.tools, &settings, &relay.replay, &progress, &walk.cancelled, &finish)
+}
+
+/// How the scratch server of this recovery is set up.
+pub(super) fn settings(walk: &Walk<'_>) -> Result<ScratchSettings, Error> {
+    Ok(ScratchSettings {
+        data_dir: walk.new_dir(),
+        run_dir: walk.dir(),
+        layout: walk.journal.layout.clone(),
+        server_id: unused_server_id(walk)?,
+    })
+}
+
+/// An applier skips, silently, events of its own server id: ours must be no event's.
+fn unused_server_id(walk: &Walk<'_>) -> Result<u32, Error> {
+    let mut used: BTreeSet<u32> = walk.journal.plan.position.iter().map(|gtid| gtid.server_id).collect();
+    for timeline in walk.context.store.read(|db| db.timelines(walk.instance.id))? {
+        used.extend(timeline.state_at_begin.iter().map(|gtid| gtid.server_id));
+        if let Some(last) = walk.context.store.read(|db| db.last_chunk(timeline.id))? {
+            used.extend(last.facts.state_after.iter().map(|gtid| gtid.server_id));
+        }
+    }
+    (1..=u32::MAX).rev().find(|id| !used.contains(id)).ok_or_else(|| {
+        Error::new(ErrorKind::Internal, "every server id is used")
+    })
+}
+
+/// Where the prepared data really ends. `--prepare` may roll InnoDB forward past the place recorded with the backup; a
+/// replay from the recorded place would then apply transactions twice.
+fn real_begin(walk: &Walk<'_>) -> Result<BackupEnd, Error> {
+    let plan = &walk.journal.plan;
+    let recorded = &plan.base_end;
+    let Some(found) = mariadb::innodb_binlog_position(&walk.new_dir())? else { return Ok(recorded.clone()) };
+    if found.file == recorded.at.file && found.position <= recorded.at.position {
+        return Ok(recorded.clone());
+    }
+    let timeline = recorded.at.timeline;
+    let (ordinal, position) = recorded.at.order();
+    let chunks = walk.context.store.read(|db| db.chunks_from(timeline, ordinal, position, 10_000))?;
+    let holder = chunks.iter().find(|chunk| {
+        let facts = &chunk.facts;
+        facts.file == found.file && facts.begin <= found.position && found.position <= facts.end
+    });
+    // A name that is not among the chunks behind the backup's end is one from before it: InnoDB saw no commit since.
+    let Some(chunk) = holder else { return Ok(recorded.clone()) };
+    let real = place_in_chunk(walk.context, chunk, found.position)?;
+    let past_stop = real.at.timeline == plan.stop.timeline && real.at.order() > plan.stop.order();
+    if past_stop {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!("the prepared backup holds transactions up to {}, past the target {}", real.at, plan.stop),
+        )
+        .hint("Choose an older backup with --backup, or a target after this one's end. The server is untouched."));
+    }
+    crate::logging::info(
+        "recovery",
+        &format!("{}: the prepared data ends at {}, not at {} as recorded", walk.journal.id, real.at, recorded.at),
+    );
+    Ok(real)
+}
+
+/// The part of a planned chunk that lies behind what the data holds already.
+fn behind(chunk: &PlannedChunk, begin: &BackupEnd) -> Option<PlannedChunk> {
+    if chunk.timeline != begin.at.timeline {
+        return Some(chunk.clone());
+    }
+    if (chunk.ordinal, chunk.to) <= begin.at.order() {
+        return None;
+    }
+    let mut chunk = chunk.clone();
+    if chunk.ordinal == begin.at.ordinal {
+        chunk.from = chunk.from.max(begin.at.position);
+    }
+    Some(chunk)
+}
+
+struct RelayLogs {
+    replay: Replay,
+    transactions: u64,
+    bytes: u64,
+    events: EventStatuses,
+}
+
+/// Writes one relay log for each binlog file of the plan. Every byte read is checked against its chunk's digest.
+fn write_relay_logs(walk: &Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<RelayLogs, Error> {
+    let skip: BTreeSet<Gtid> = walk.journal.plan.skipped.iter().copied().collect();
+    let pieces_dir = walk.dir().join("pieces");
+    if pieces_dir.exists() {
+        std::fs::remove_dir_all(&pieces_dir).map_err(|err| io_error("unable to remove", &pieces_dir, err))?;
+    }
+    std::fs::create_dir(&pieces_dir).map_err(|err| io_error("unable to create", &pieces_dir, err))?;
+    let mut logs = RelayLogs {
+        replay: Replay {
+            relay_logs: Vec::new(),
+            source_file: begin.at.file.clone(),
+            source_position: begin.at.position,
+            begin: begin.position.clone(),
+            end: begin.position.clone(),
+        },
+        transactions: 0,
+        bytes: 0,
+        events: EventStatuses::default(),
+    };
+    for file in chunks.chunk_by(|one, next| (one.timeline, one.ordinal) == (next.timeline, next.ordinal)) {
+        walk.context.check_stopping()?;
+        let path = pieces_dir.join(format!("{:06}", logs.replay.relay_logs.len() + 1));
+        write_relay_log(walk, file, &path, &skip, &mut logs)?;
+        logs.replay.relay_logs.push(path);
+    }
+    Ok(logs)
+}
+
+fn write_relay_log(
+    walk: &Walk<'_>,
+    chunks: &[PlannedChunk],
+    path: &PathBuf,
+    skip: &BTreeSet<Gtid>,
+    logs: &mut RelayLogs,
+) -> Result<(), Error> {
+    let file = File::create_new(path).map_err(|err| io_error("unable to create", path, err))?;
+    let mut relay: Option<RelayWriter<BufWriter<File>>> = None;
+    let mut out = Some(BufWriter::with_capacity(1024 * 1024, file));
+    for chunk in chunks {
+        let (head, mut raw) = walk.context.repository.read_chunk(&chunk.key, &chunk.sha256)?;
+        if relay.is_none() {
+            let Some(out) = out.take() else { break };
+            relay = Some(RelayWriter::begin(out, &format_of(&head)?, std::mem::take(&mut logs.events))?);
+        }
+        let Some(relay) = relay.as_mut() else { break };
+        relay.piece(&mut raw, chunk.begin, chunk.from, chunk.to, skip)?;
+        // Read to the end even where the piece stops earlier: the digest is checked there.
+        std::io::copy(&mut raw, &mut std::io::sink())
+            .map_err(|err| Error::new(ErrorKind::Corrupt, format!("chunk `{}` does not read well", chunk.key)).with_source(err))?;
+    }
+    let Some(relay) = relay else { return Ok(()) };
+    let (mut out, stats) = relay.finish()?;
+    out.flush().map_err(|err| io_error("unable to write", path, err))?;
+    logs.transactions += stats.transactions;
+    logs.bytes += stats.bytes;
+    logs.events = stats.scheduled_events;
+    for gtid in stats.position.iter() {
+        logs.replay.end.apply(gtid);
+    }
+    Ok(())
+}
+
+/// An applier disables every event that it creates or alters; they get back what they were on the server.
+fn restore_events(sql: &mut Sql, events: &EventStatuses) -> Result<(), Error> {
+    for ((schema, name), status) in events.iter() {
+        let status = match status {
+            EventStatus::Enabled => "ENABLED",
+            EventStatus::Disabled => "DISABLED",
+            EventStatus::SlavesideDisabled | EventStatus::Unchanged => continue,
+        };
+        sql.execute_with(
+            "UPDATE mysql.event SET status=? WHERE db=? AND name=? AND status='SLAVESIDE_DISABLED'",
+            vec![status.into(), schema.as_str().into(), name.as_str().into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Leaves nothing of tools and replay in the data, and everything of it on disk.
+fn clean_up(walk: &Walk<'_>) -> Result<(), Error> {
+    let new_dir = walk.new_dir();
+    mariadb::remove_tool_files(&new_dir)?;
+    for name in ["multi-master.info", "master.info", "relay-log.info"] {
+        match std::fs::remove_file(new_dir.join(name)) {
+            Ok(()) => {}
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+            Err(err) => return Err(io_error("unable to remove", &new_dir.join(name), err)),
+        }
+    }
+    for name in ["pieces", "relay"] {
+        let path = walk.dir().join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(|err| io_error("unable to remove", &path, err))?;
+        }
+    }
+    // The scratch server ran with relaxed durability; its clean stop wrote everything, this makes it last.
+    let dir = File::open(&new_dir).map_err(|err| io_error("unable to open", &new_dir, err))?;
+    rustix::fs::syncfs(&dir).map_err(|errno| io_error("unable to sync the file system of", &new_dir, errno.into()))
+}

@@ -1,0 +1,217 @@
+//! Fence and switch: the server stops, its last transactions are saved, the data directories change places.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{CWD, RenameFlags};
+
+use crate::agent::recovery::Walk;
+use crate::agent::recovery::journal::Fence;
+use crate::agent::recovery::replay::replay_more;
+use crate::agent::recovery::stage::server_owner;
+use crate::agent::ship::index::binlog_files;
+use crate::agent::supervisor::place_guard;
+use crate::agent::Context;
+use crate::clock::{self, Deadline};
+use crate::datastore::mysqld::{self, DataDirLock};
+use crate::domain::backup::BackupEnd;
+use crate::domain::gtid::BinlogState;
+use crate::domain::id::InstanceId;
+use crate::domain::instance::Server;
+use crate::domain::recovery::{PlannedChunk, Tail};
+use crate::domain::target::Point;
+use crate::durable;
+use crate::error::{Error, ErrorKind, io_error};
+use crate::logging;
+use crate::recovery::state::Event;
+
+/// How long the last binlog may take to reach the repository while the server is down.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long shipping may take to catch up while the server still serves.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Ends writes: guard, clean stop, proof that nobody has the data open, the tail of the binlog shipped.
+pub(super) fn fence(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let server = walk.instance.server.clone();
+    // An earlier life of coffer may have stopped it already; then its journal knows what it found.
+    let was_running = match &walk.journal.fence {
+        Some(fence) => fence.was_running,
+        None => mysqld::is_in_use(&server.data_dir)?,
+    };
+    if walk.journal.fence.is_none() {
+        if was_running {
+            // The less is left to ship, the shorter the server is down.
+            walk.shipper.drain(Deadline::after(CATCH_UP_TIMEOUT))?;
+        }
+        walk.journal.outcome.stopped_at = Some(clock::now());
+        walk.journal.fence = Some(Fence::begun(was_running));
+        walk.save()?;
+    }
+    place_guard(&server, &format!("recovery {} exchanges the data; coffer starts the server\n", walk.journal.id))?;
+    mysqld::stop(&server)?;
+    hold_data(walk)?;
+    let files_there = !binlog_files(&server.binlog_base)?.is_empty();
+    let fence = save_tail(walk, was_running)?;
+    walk.journal.outcome.fenced_at = fence.at.clone();
+    walk.journal.outcome.fence_position = Some(fence.position.clone());
+    walk.journal.outcome.tail = Some(match (was_running, files_there) {
+        (true, _) => Tail::Running,
+        (false, true) => Tail::FilesSurvived,
+        (false, false) => Tail::FilesGone,
+    });
+    walk.journal.fence = Some(fence);
+    if walk.journal.plan.target.point == Point::Latest {
+        include_tail(walk)?;
+    }
+    walk.enter(Event::Fenced)
+}
+
+/// Takes the locks a server would take.
+pub(super) fn hold_data(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let data_dir = &walk.instance.server.data_dir;
+    walk.lock = Some(DataDirLock::take(data_dir)?.ok_or_else(|| {
+        Error::new(ErrorKind::Conflict, format!("a server runs on `{}` though it was stopped", data_dir.display()))
+            .hint("Something else starts it; stop that, then start the recovery again. Nothing was exchanged.")
+    })?);
+    Ok(())
+}
+
+/// Ships the end of the binlog and holds the shipper.
+pub(super) fn save_tail(walk: &Walk<'_>, was_running: bool) -> Result<Fence, Error> {
+    walk.shipper.hold();
+    let drained = walk.shipper.drain(Deadline::after(TAIL_TIMEOUT))?;
+    Ok(Fence {
+        at: drained.to,
+        position: drained.position,
+        clock: drained.clock,
+        state: highest_ever(walk.context, walk.instance.id)?,
+        was_running,
+    })
+}
+
+/// The highest sequence numbers of every timeline, so that no GTID is ever used twice.
+pub(super) fn highest_ever(context: &Context, instance: InstanceId) -> Result<BinlogState, Error> {
+    let mut highest = BinlogState::default();
+    for timeline in context.store.read(|db| db.timelines(instance))? {
+        highest.merge(&timeline.state_at_begin);
+        if let Some(last) = context.store.read(|db| db.last_chunk(timeline.id))? {
+            highest.merge(&last.facts.state_after);
+        }
+    }
+    Ok(highest)
+}
+
+/// "Latest" means everything: what the server wrote while the recovery ran is replayed too, before the switch.
+fn include_tail(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let Some(fence) = walk.journal.fence.clone() else { return Ok(()) };
+    let plan = &walk.journal.plan;
+    let Some(at) = fence.at.clone() else { return Ok(()) };
+    if at.timeline != plan.stop.timeline || at.order() <= plan.stop.order() {
+        return Ok(());
+    }
+    let (ordinal, position) = plan.stop.order();
+    let begin = BackupEnd { at: plan.stop.clone(), position: plan.position.clone(), clock: plan.stop_clock };
+    let chunks = walk.context.store.read(|db| db.chunks_from(at.timeline, ordinal, position, 100_000))?;
+    if chunks.iter().any(|chunk| chunk.facts.gap_before.is_some()) {
+        return Err(Error::new(ErrorKind::Refused, "binlog was lost while the recovery ran")
+            .hint("The serving database is untouched. Start the recovery again."));
+    }
+    let more: Vec<PlannedChunk> = chunks
+        .iter()
+        .map(|chunk| PlannedChunk {
+            key: chunk.key.clone(),
+            timeline: chunk.facts.timeline,
+            ordinal: chunk.facts.ordinal,
+            file: chunk.facts.file.clone(),
+            begin: chunk.facts.begin,
+            end: chunk.facts.end,
+            sha256: chunk.facts.sha256.clone(),
+            from: if chunk.facts.ordinal == ordinal { chunk.facts.begin.max(position) } else { chunk.facts.begin },
+            to: chunk.facts.end,
+        })
+        .collect();
+    let plan = &mut walk.journal.plan;
+    plan.stop = at;
+    plan.position = fence.position.clone();
+    plan.stop_clock = fence.clock;
+    if begin.position != plan.position {
+        logging::info("recovery", format!("{}: replaying what came in meanwhile", walk.journal.id));
+        replay_more(walk, &begin, &more)?;
+        if walk.journal.outcome.reached.as_ref() != Some(&walk.journal.plan.position) {
+            return Err(Error::new(ErrorKind::Corrupt, "the replay of the tail did not reach its end"));
+        }
+    }
+    Ok(())
+}
+
+/// Exchanges the directories, atomically. The recovered data gets the highest sequence numbers first.
+pub(super) fn switch(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let server = walk.instance.server.clone();
+    if walk.lock.is_none() {
+        hold_data(walk)?;
+    }
+    walk.shipper.hold();
+    let state = highest_ever(walk.context, walk.instance.id)?;
+    write_binlog_state(walk, &server, &walk.new_dir(), &state)?;
+    if walk.journal.new_inode.is_none() {
+        walk.journal.old_inode = inode(&server.data_dir)?;
+        walk.journal.new_inode = inode(&walk.new_dir())?;
+        walk.save()?;
+    }
+    exchange(&server.data_dir, &walk.new_dir(), walk.journal.new_inode)?;
+    walk.enter(Event::Switched)
+}
+
+/// Brings the directory with inode `wanted`, which lies at `other`, to `data_dir`; what lay there comes to `other`.
+/// Does nothing when it is there already: an inode stays with its directory.
+pub(super) fn exchange(data_dir: &Path, other: &Path, wanted: Option<u64>) -> Result<(), Error> {
+    let here = inode(data_dir)?;
+    if here.is_some() && here == wanted {
+        return Ok(());
+    }
+    if wanted.is_none() || inode(other)? != wanted {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the directory to bring to `{}` is not at `{}`", data_dir.display(), other.display()),
+        )
+        .hint("Somebody moved it while the recovery ran. Nothing was exchanged; see README, \"Recovery by hand\"."));
+    }
+    let flags = if here.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+    rustix::fs::renameat_with(CWD, other, CWD, data_dir, flags).map_err(|errno| {
+        io_error(format!("unable to exchange `{}` with", other.display()), data_dir, errno.into())
+    })?;
+    durable::sync_parent(data_dir)?;
+    durable::sync_parent(other)?;
+    if inode(data_dir)? == wanted {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Io, format!("`{}` is not what it was exchanged for", data_dir.display())))
+}
+
+/// A directory's inode; `None` when there is none.
+pub(super) fn inode(dir: &Path) -> Result<Option<u64>, Error> {
+    match std::fs::symlink_metadata(dir) {
+        Ok(metadata) => Ok(Some(metadata.ino())),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(io_error("unable to look at", dir, err)),
+    }
+}
+
+/// Tells the server on `dir`, at its next start, which GTIDs were used before: a server reads its binlog state from this
+/// file when it was stopped cleanly or has no binlog yet (MariaDB, `MYSQL_BIN_LOG::read_state_from_file`).
+/// Binlogs outside the data directory are not exchanged: their own state is right already.
+pub(super) fn write_binlog_state(
+    walk: &Walk<'_>,
+    server: &Server,
+    dir: &Path,
+    state: &BinlogState,
+) -> Result<(), Error> {
+    let Ok(inside) = server.binlog_base.strip_prefix(&server.data_dir) else { return Ok(()) };
+    let path = dir.join(format!("{}.state", inside.display()));
+    let lines: String = state.iter().map(|gtid| format!("{gtid}\n")).collect();
+    durable::write(&path, lines.as_bytes(), 0o660)?;
+    server_owner(walk.context, &walk.instance)?.give(&path)?;
+    File::open(&path).and_then(|file| file.sync_all()).map_err(|err| io_error("unable to sync", &path, err))
+}

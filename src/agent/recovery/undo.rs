@@ -1,0 +1,244 @@
+//! Undo: the same walk backwards. The newer history is saved as a timeline of its own first, so an undo loses nothing.
+
+use crate::agent::Context;
+use crate::agent::recovery::journal::{Fence, Journal};
+use crate::agent::recovery::promote::{begin_timeline, new_timeline, prove_state, raise_state};
+use crate::agent::recovery::switch::{exchange, hold_data, inode, save_tail};
+use crate::agent::recovery::{Walk, let_go, set_status, with_walk};
+use crate::agent::ship::Shipper;
+use crate::agent::supervisor::{Supervisor, place_guard, remove_guard};
+use crate::clock::{self, Deadline};
+use crate::datastore::mysqld;
+use crate::datastore::sql::Sql;
+use crate::domain::id::RecoveryId;
+use crate::domain::instance::InstanceStatus;
+use crate::domain::recovery::{RecoveryState, Tail};
+use crate::domain::task::Task;
+use crate::domain::timeline::{Branch, Origin};
+use crate::error::{Error, ErrorKind, io_error};
+use crate::logging;
+use crate::recovery::state::Event;
+
+/// How long shipping may take to catch up while the server still serves.
+const CATCH_UP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Carries an undo on from whatever state the journal shows.
+pub(crate) fn do_undo(
+    context: &Context,
+    shipper: &Shipper,
+    supervisor: &Supervisor,
+    task: &Task,
+    id: RecoveryId,
+) -> Result<(), Error> {
+    let recovery = context.store.read(|db| db.recovery(id))?;
+    if recovery.state == RecoveryState::Undone {
+        return let_go(context, shipper, &recovery);
+    }
+    with_walk(context, shipper, task.id, &recovery, |walk| {
+        context.store.write(|tx| tx.set_instance_status(walk.instance.id, InstanceStatus::Build, None))?;
+        let mine = supervisor.take_over();
+        let outcome = carry_on(walk);
+        drop(mine);
+        match &outcome {
+            Err(err) if err.kind() == ErrorKind::Interrupted => {}
+            Err(err) => {
+                walk.journal.mirror(context, Some(&crate::agent::fault_of(err)))?;
+                set_status(walk, None)?;
+            }
+            Ok(()) => set_status(walk, None)?,
+        }
+        outcome
+    })
+}
+
+fn carry_on(walk: &mut Walk<'_>) -> Result<(), Error> {
+    loop {
+        walk.context.check_stopping()?;
+        match walk.journal.state {
+            RecoveryState::Retained => walk.timed("fencing for the undo", fence)?,
+            RecoveryState::UndoFenced => {
+                if let Err(err) = walk.timed("switching back", switch_back) {
+                    if err.kind() == ErrorKind::Interrupted {
+                        return Err(err);
+                    }
+                    return give_up(walk, err);
+                }
+            }
+            RecoveryState::UndoSwitched => walk.timed("starting on the data from before", finish)?,
+            RecoveryState::Planned
+            | RecoveryState::Staged
+            | RecoveryState::Prepared
+            | RecoveryState::Replayed
+            | RecoveryState::Fenced
+            | RecoveryState::Switched
+            | RecoveryState::Promoted
+            | RecoveryState::Undone
+            | RecoveryState::Aborted
+            | RecoveryState::Failed
+            | RecoveryState::Released => return Ok(()),
+        }
+    }
+}
+
+/// Stops the server and saves the end of the newer history. A failure here starts it again.
+fn fence(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let server = walk.instance.server.clone();
+    check_old_data(walk)?;
+    // An earlier life of coffer may have stopped it already; then its journal knows what it found.
+    let was_running = match &walk.journal.undo_fence {
+        Some(fence) => fence.was_running,
+        None => mysqld::is_in_use(&server.data_dir)?,
+    };
+    if walk.journal.undo_fence.is_none() {
+        if was_running {
+            walk.shipper.drain(Deadline::after(CATCH_UP_TIMEOUT))?;
+        }
+        walk.journal.undo_fence = Some(Fence::begun(was_running));
+        walk.save()?;
+    }
+    place_guard(&server, &format!("the undo of recovery {} exchanges the data\n", walk.journal.id))?;
+    let fenced = (|| {
+        mysqld::stop(&server)?;
+        hold_data(walk)?;
+        walk.journal.undo_fence = Some(save_tail(walk, was_running)?);
+        walk.enter(Event::UndoFenced)
+    })();
+    if let Err(err) = fenced {
+        if walk.context.check_stopping().is_err() {
+            return Err(err);
+        }
+        walk.journal.undo_fence = None;
+        serve_again(walk, was_running)?;
+        walk.save()?;
+        return Err(err);
+    }
+    Ok(())
+}
+
+/// What the undo brings back must be there, and must have been left by a clean stop.
+fn check_old_data(walk: &Walk<'_>) -> Result<(), Error> {
+    let old_dir = walk.old_dir();
+    if walk.journal.old_inode.is_none() || inode(&old_dir)? != walk.journal.old_inode {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("the data from before the recovery is not kept at `{}` any more", old_dir.display()),
+        )
+        .hint("Recover to a point on the former timeline instead; `coffer timeline` lists them."));
+    }
+    if walk.journal.outcome.tail != Some(Tail::Running) {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the server was dead before this recovery: its data was not left by a clean stop and cannot be brought back",
+        )
+        .hint(format!("It is kept for inspection at `{}` until it is released.", old_dir.display())));
+    }
+    Ok(())
+}
+
+/// Exchanges the directories back. The old data gets the highest sequence numbers first.
+fn switch_back(walk: &mut Walk<'_>) -> Result<(), Error> {
+    if walk.lock.is_none() {
+        hold_data(walk)?;
+    }
+    walk.shipper.hold();
+    let data_dir = walk.instance.server.data_dir.clone();
+    let old_dir = walk.old_dir();
+    if inode(&data_dir)? != walk.journal.old_inode {
+        raise_state(walk, &old_dir)?;
+    }
+    exchange(&data_dir, &old_dir, walk.journal.old_inode)?;
+    walk.enter(Event::UndoSwitched)
+}
+
+/// Starts the server on its old data, in a timeline that continues the one the recovery left.
+fn finish(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let server = walk.instance.server.clone();
+    if walk.journal.undo_fence.is_none() {
+        // An exchange back after a failed promotion: no newer history exists.
+        walk.lock = None;
+        if !mysqld::is_in_use(&server.data_dir)? {
+            mysqld::start(&walk.context.tools, &server)?;
+        }
+        walk.shipper.resume();
+        walk.enter(Event::Undone)?;
+        return remove_guard(&server);
+    }
+    let state = crate::agent::recovery::switch::highest_ever(walk.context, walk.instance.id)?;
+    let timeline = match walk.journal.undo_timeline.clone() {
+        Some(timeline) => timeline,
+        None => {
+            let fence = walk.journal.fence.as_ref();
+            let branch = fence.and_then(|fence| {
+                Some(Branch {
+                    at: fence.at.clone()?,
+                    position: fence.position.clone(),
+                    clock: fence.clock,
+                    skipped: Vec::new(),
+                })
+            });
+            let branch = branch.ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, "the journal does not say where the former history ended")
+            })?;
+            let timeline = new_timeline(walk, Origin::Undo(walk.journal.id), branch, state)?;
+            walk.journal.undo_timeline = Some(timeline.clone());
+            walk.save()?;
+            timeline
+        }
+    };
+    walk.lock = None;
+    if !mysqld::is_in_use(&server.data_dir)? {
+        mysqld::start(&walk.context.tools, &server)?;
+    }
+    let mut sql = Sql::connect(&mysqld::access(&server)?)?;
+    prove_state(&mut sql, &timeline.state_at_begin)?;
+    begin_timeline(walk, &timeline)?;
+    walk.journal.outcome.undo_timeline = Some(timeline.id);
+    walk.journal.outcome.undo_until = None;
+    walk.shipper.resume();
+    walk.context.cast_backup(walk.instance.id, "after-undo")?;
+    walk.enter(Event::Undone)?;
+    remove_guard(&server)
+}
+
+/// The undo failed before it exchanged anything: the server serves the recovered data again.
+fn give_up(walk: &mut Walk<'_>, err: Error) -> Result<(), Error> {
+    let was_running = walk.journal.undo_fence.as_ref().is_none_or(|fence| fence.was_running);
+    walk.journal.undo_fence = None;
+    serve_again(walk, was_running)?;
+    walk.enter(Event::UndoFailed)?;
+    Err(err)
+}
+
+fn serve_again(walk: &mut Walk<'_>, was_running: bool) -> Result<(), Error> {
+    walk.lock = None;
+    let server = walk.instance.server.clone();
+    if was_running && !mysqld::is_in_use(&server.data_dir)? {
+        mysqld::start(&walk.context.tools, &server)?;
+    }
+    walk.shipper.resume();
+    remove_guard(&server)
+}
+
+/// Frees the old data of a recovery: it cannot be undone any more.
+pub(crate) fn do_release(context: &Context, id: RecoveryId) -> Result<(), Error> {
+    let recovery = context.store.read(|db| db.recovery(id))?;
+    if recovery.state == RecoveryState::Released {
+        return Ok(());
+    }
+    let instance = context.store.read(|db| db.instance(recovery.instance))?;
+    let Some(mut journal) = Journal::load(&instance.server, id)? else {
+        return Err(Error::new(ErrorKind::NotFound, format!("the journal of recovery {id} is gone"))
+            .hint("Look into the instance's work directory before you remove anything by hand."));
+    };
+    // First the word, then the deed: data that is half removed must not look as if it could be brought back.
+    journal.outcome.old_data_kept = false;
+    journal.outcome.undo_until = None;
+    journal.enter(context, &instance.server, Event::Released)?;
+    let old_dir = Journal::dir(&instance.server, id).join("old");
+    logging::info("recovery", format!("{id}: removing `{}` at {}", old_dir.display(), clock::now()));
+    match std::fs::remove_dir_all(&old_dir) {
+        Ok(()) => Ok(()),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(err) => Err(io_error("unable to remove", &old_dir, err)),
+    }
+}

@@ -1,0 +1,554 @@
+//! Shipping: every committed transaction of an instance, out to the repository within seconds.
+//!
+//! One thread an instance tails the *active* binlog file at transaction boundaries. It needs no running server: a dead
+//! server's files are read just the same, which is how the tail of a crashed one is saved. All state is in the catalog
+//! (the last chunk) and in the files, so a restart goes on where it stopped, and proves by the chunk's digest that it
+//! stands in the same file. Whatever cannot be had is a recorded gap; shipping goes on behind it.
+
+pub(crate) mod index;
+pub(crate) mod tail;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::agent::Context;
+use crate::agent::ship::index::{binlog_files, name_of};
+use crate::agent::ship::tail::{Continuity, Piece, Scan, Tail, continuity};
+use crate::clock::{self, Deadline};
+use crate::domain::chunk::{Chunk, ChunkFacts, Gap};
+use crate::domain::coordinate::Coordinate;
+use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::id::{InstanceId, TimelineId};
+use crate::domain::instance::Instance;
+use crate::domain::shipping::{ShippingState, ShippingStatus};
+use crate::domain::timeline::{Branch, Origin, Timeline};
+use crate::error::{Error, ErrorKind};
+use crate::logging;
+use crate::repository::hex;
+use crate::repository::chunk::{ChunkBody, ChunkHead};
+
+/// The longest pause between two tries while something stands in the way.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How often an unchanged status is written again, so that "looked at" stays fresh.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// Chunks larger than this are read from the file while they are stored, instead of being held in memory.
+const IN_MEMORY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Damage at the end of an active file may be a write that is under way; after this long it is damage.
+const DAMAGE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ships one instance's binlog.
+pub(crate) struct Shipper {
+    context: Arc<Context>,
+    instance: InstanceId,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    tail: Option<Tail>,
+    held: bool,
+    failures: u32,
+    status: Option<ShippingStatus>,
+    status_written: Option<clock::Stopwatch>,
+    damaged_since: Option<clock::Stopwatch>,
+}
+
+/// What one look at the binlog did.
+enum Step {
+    /// Something was shipped or a new file was opened: look again at once.
+    Moved,
+    /// Everything readable is shipped.
+    CaughtUp,
+    /// There are no binlog files.
+    NoFiles,
+}
+
+/// Where everything that could be read has been shipped to.
+#[derive(Debug, Clone)]
+pub(crate) struct Drained {
+    pub(crate) to: Option<Coordinate>,
+    pub(crate) position: GtidPosition,
+    pub(crate) state: BinlogState,
+    pub(crate) clock: i64,
+    /// Whether there were binlog files to read.
+    pub(crate) files_readable: bool,
+}
+
+impl Shipper {
+    pub(crate) fn new(context: &Arc<Context>, instance: InstanceId) -> Shipper {
+        Shipper { context: Arc::clone(context), instance, inner: Mutex::new(Inner::default()) }
+    }
+
+    /// The thread's body: ends when `stop` is dropped.
+    pub(crate) fn run(&self, stop: &Receiver<()>) {
+        loop {
+            let pause = self.look();
+            match stop.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Ships what there is and returns how long to wait before the next look.
+    fn look(&self) -> Duration {
+        let mut inner = self.lock();
+        if inner.held {
+            return self.context.settings.poll;
+        }
+        match self.step(&mut inner) {
+            Ok(step) => {
+                inner.failures = 0;
+                let message = match step {
+                    Step::NoFiles => "There are no binlog files to ship; is the server running?",
+                    Step::Moved | Step::CaughtUp => "",
+                };
+                self.report(&mut inner, ShippingState::Shipping, message);
+                match step {
+                    Step::Moved => Duration::ZERO,
+                    Step::CaughtUp | Step::NoFiles => self.context.settings.poll,
+                }
+            }
+            Err(err) => {
+                if inner.failures == 0 {
+                    logging::warn("ship", format!("instance {}: {err}", self.instance));
+                }
+                inner.failures = inner.failures.saturating_add(1);
+                self.report(&mut inner, ShippingState::Failing, &err.to_string());
+                let factor = 2_u32.saturating_pow(inner.failures.min(8));
+                self.context.settings.poll.saturating_mul(factor).min(RETRY_MAX)
+            }
+        }
+    }
+
+    /// Ships everything that can be read now, and says where that leads.
+    pub(crate) fn drain(&self, deadline: Deadline) -> Result<Drained, Error> {
+        let mut inner = self.lock();
+        let files_readable = loop {
+            match self.step(&mut inner)? {
+                Step::Moved if deadline.has_passed() => {
+                    return Err(Error::new(ErrorKind::Unavailable, "the binlog is not shipped completely yet")
+                        .hint("Shipping goes on; try again in a moment."));
+                }
+                Step::Moved => {}
+                Step::CaughtUp => break true,
+                Step::NoFiles => break false,
+            }
+        };
+        let state = if inner.held { ShippingState::Held } else { ShippingState::Shipping };
+        inner.status_written = None;
+        self.report(&mut inner, state, "");
+        self.drained(&inner, files_readable)
+    }
+
+    fn drained(&self, inner: &Inner, files_readable: bool) -> Result<Drained, Error> {
+        if let Some(tail) = &inner.tail {
+            let to = (tail.position > 0).then(|| coordinate(tail));
+            // A file that was just opened and holds nothing yet: the last chunk says where we are.
+            if to.is_some() {
+                return Ok(Drained {
+                    to,
+                    position: tail.reached.clone(),
+                    state: tail.state.clone(),
+                    clock: tail.clock,
+                    files_readable,
+                });
+            }
+        }
+        let Some(timeline) = self.context.store.read(|db| db.current_timeline(self.instance))? else {
+            return Ok(Drained {
+                to: None,
+                position: GtidPosition::default(),
+                state: BinlogState::default(),
+                clock: 0,
+                files_readable,
+            });
+        };
+        let last = self.context.store.read(|db| db.last_chunk(timeline.id))?;
+        Ok(match last {
+            Some(chunk) => Drained {
+                to: Some(chunk.facts.ends_at()),
+                position: chunk.facts.position_after.clone(),
+                state: chunk.facts.state_after.clone(),
+                clock: chunk.facts.clock_after(),
+                files_readable,
+            },
+            None => Drained {
+                to: timeline.branch.as_ref().map(|branch| branch.at.clone()),
+                position: timeline.branch.as_ref().map(|branch| branch.position.clone()).unwrap_or_default(),
+                state: timeline.state_at_begin.clone(),
+                clock: timeline.branch.as_ref().map_or(0, |branch| branch.clock),
+                files_readable,
+            },
+        })
+    }
+
+    /// Ships nothing by itself until `resume`; whoever holds it may still `drain`.
+    pub(crate) fn hold(&self) {
+        let mut inner = self.lock();
+        inner.held = true;
+        inner.status_written = None;
+        self.report(&mut inner, ShippingState::Held, "Held while a recovery exchanges the data.");
+    }
+
+    /// Goes on, in whatever timeline is the current one now.
+    pub(crate) fn resume(&self) {
+        let mut inner = self.lock();
+        inner.held = false;
+        inner.tail = None;
+        inner.status_written = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in a step leaves nothing half-done: all state is rebuilt from catalog and files.
+        self.inner.lock().unwrap_or_else(|poisoned| {
+            let mut inner = poisoned.into_inner();
+            inner.tail = None;
+            inner
+        })
+    }
+
+    fn step(&self, inner: &mut Inner) -> Result<Step, Error> {
+        let instance = self.context.store.read(|db| db.instance(self.instance))?;
+        if inner.tail.is_none() {
+            inner.tail = self.open(&instance)?;
+        }
+        let Some(tail) = inner.tail.as_mut() else { return Ok(Step::NoFiles) };
+        if self.ship_new(tail, &mut inner.damaged_since)? {
+            return Ok(Step::Moved);
+        }
+        let files = binlog_files(&instance.server.binlog_base)?;
+        let place = files.iter().position(|path| tail.is(path).unwrap_or(false));
+        match place {
+            Some(at) if at + 1 == files.len() => Ok(Step::CaughtUp),
+            Some(at) => {
+                // The server opened another file after our last read: what it wrote to this one is complete now.
+                if self.ship_new(tail, &mut inner.damaged_since)? {
+                    return Ok(Step::Moved);
+                }
+                self.advance(inner, &files[at + 1], true)
+            }
+            None if files.is_empty() => {
+                // The bytes of a deleted file that is still open have all been read above.
+                Ok(Step::NoFiles)
+            }
+            None => {
+                if self.ship_new(tail, &mut inner.damaged_since)? {
+                    return Ok(Step::Moved);
+                }
+                self.advance(inner, &files[0], false)
+            }
+        }
+    }
+
+    /// Opens the file in which shipping goes on after a start of coffer or a switch of data.
+    fn open(&self, instance: &Instance) -> Result<Option<Tail>, Error> {
+        let Some(timeline) = self.context.store.read(|db| db.current_timeline(self.instance))? else {
+            return Ok(None);
+        };
+        self.context.repository.put_timeline(&timeline)?;
+        let files = binlog_files(&instance.server.binlog_base)?;
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let Some(last) = self.context.store.read(|db| db.last_chunk(timeline.id))? else {
+            return self.open_first(&timeline, &files);
+        };
+        for path in files.iter().filter(|path| name_of(path) == last.facts.file) {
+            if let Some(tail) = Tail::behind(&last.facts, path)? {
+                return Ok(Some(tail));
+            }
+        }
+        // The file is gone or another one has its name: what the oldest file's head lists decides.
+        let mut inner = Inner { tail: Some(self.lost_tail(&last, &files[0])?), ..Inner::default() };
+        self.advance(&mut inner, &files[0], false)?;
+        Ok(inner.tail)
+    }
+
+    /// The first file of a timeline that has no chunk yet.
+    fn open_first(&self, timeline: &Timeline, files: &[std::path::PathBuf]) -> Result<Option<Tail>, Error> {
+        let after = self.context.store.read(|db| db.meta(&first_file_key(timeline.id)))?.unwrap_or_default();
+        let at = files.iter().position(|path| name_of(path) == after).map_or(0, |found| found + 1);
+        let Some(path) = files.get(at) else { return Ok(None) };
+        let (clock, reached) = match &timeline.branch {
+            Some(branch) => (branch.clock, branch.position.clone()),
+            None => (0, timeline.state_at_begin.position()),
+        };
+        Tail::at_start(timeline.id, 1, path, clock, reached, None).map(Some)
+    }
+
+    /// A stand-in for a file that cannot be opened any more, behind its last shipped chunk.
+    fn lost_tail(&self, last: &Chunk, any_file: &std::path::Path) -> Result<Tail, Error> {
+        let facts = &last.facts;
+        let mut tail = Tail::at_start(
+            facts.timeline,
+            facts.ordinal,
+            any_file,
+            facts.clock_after(),
+            facts.position_after.clone(),
+            Some(facts.sha256.clone()),
+        )?;
+        tail.position = facts.end;
+        tail.state = facts.state_after.clone();
+        // Whether it was complete is not known, so a reset behind it may have lost something.
+        tail.ended = true;
+        Ok(tail)
+    }
+
+    /// Ships what is new in the open file. `false` when there is nothing.
+    fn ship_new(&self, tail: &mut Tail, damaged_since: &mut Option<clock::Stopwatch>) -> Result<bool, Error> {
+        let observed_at = clock::now();
+        match tail.scan(self.context.settings.chunk_bytes_max, observed_at.as_second())? {
+            Scan::Piece(piece) => {
+                *damaged_since = None;
+                self.ship(tail, &piece, observed_at)?;
+                Ok(true)
+            }
+            Scan::Nothing => {
+                *damaged_since = None;
+                Ok(false)
+            }
+            Scan::Damaged { at, reason } => {
+                let since = damaged_since.get_or_insert_with(clock::Stopwatch::start);
+                if since.elapsed() < DAMAGE_PATIENCE {
+                    return Ok(false);
+                }
+                Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("binlog `{}` is damaged at {at}: {reason}", tail.path.display()),
+                )
+                .hint("Everything before that is shipped. Run FLUSH BINARY LOGS, then take a full backup."))
+            }
+        }
+    }
+
+    fn ship(&self, tail: &mut Tail, piece: &Piece, observed_at: jiff::Timestamp) -> Result<(), Error> {
+        if tail.format.is_none() {
+            // From here on `raw` knows the head it has to clean.
+            tail.format = Some(piece.format.clone());
+        }
+        let bytes = if piece.end - piece.begin <= IN_MEMORY_BYTES_MAX {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut tail.raw(piece.begin, piece.end)?, &mut bytes)
+                .map_err(|err| crate::error::io_error("unable to read binlog", &tail.path, err))?;
+            if bytes.len() as u64 != piece.end - piece.begin {
+                return Err(Error::new(ErrorKind::Corrupt, format!("binlog `{}` shrank while it was read", tail.path.display())));
+            }
+            Some(bytes)
+        } else {
+            None
+        };
+        let sha256 = match &bytes {
+            Some(bytes) => hex(&<sha2::Sha256 as sha2::Digest>::digest(bytes)),
+            None => digest_of(&mut tail.raw(piece.begin, piece.end)?, &tail.path)?,
+        };
+        let facts = self.facts(tail, piece, observed_at, sha256);
+        let head = ChunkHead::new(facts, piece.format.raw());
+        let chunk = match &bytes {
+            Some(bytes) => self.context.repository.put_chunk(&head, ChunkBody::Bytes(bytes))?,
+            None => {
+                let body = ChunkBody::Range { file: tail.file(), begin: piece.begin, end: piece.end };
+                self.context.repository.put_chunk(&head, body)?
+            }
+        };
+        self.context.store.write(|tx| tx.insert_chunk(&chunk))?;
+        tail.shipped(piece, &chunk.facts.sha256);
+        Ok(())
+    }
+
+    fn facts(&self, tail: &Tail, piece: &Piece, observed_at: jiff::Timestamp, sha256: String) -> ChunkFacts {
+        let summary = &piece.summary;
+        ChunkFacts {
+            instance: self.instance,
+            timeline: tail.timeline,
+            ordinal: tail.ordinal,
+            file: tail.name(),
+            begin: piece.begin,
+            end: piece.end,
+            sha256,
+            follows: tail.follows.clone(),
+            gap_before: tail.gap.clone(),
+            transactions: summary.transactions(),
+            first_gtid: summary.first_gtid(),
+            last_gtid: summary.last_gtid(),
+            ranges: summary.ranges(),
+            position_after: piece.reached.clone(),
+            state_after: piece.state.clone(),
+            clock_before: tail.clock,
+            first_commit: summary.first_commit(),
+            last_commit: summary.last_commit(),
+            observed_at,
+        }
+    }
+
+    /// Goes on to the next file. `expected` says that the index lists it right behind the one that is open.
+    fn advance(&self, inner: &mut Inner, path: &std::path::Path, expected: bool) -> Result<Step, Error> {
+        let Some(tail) = inner.tail.as_mut() else { return Ok(Step::NoFiles) };
+        let mut next = Tail::at_start(
+            tail.timeline,
+            tail.ordinal.saturating_add(1),
+            path,
+            tail.clock,
+            tail.reached.clone(),
+            tail.follows.clone(),
+        )?;
+        let Some(head) = next.head()? else { return Ok(Step::CaughtUp) };
+        let torn = tail.length()?.saturating_sub(tail.position);
+        if expected && torn > 0 {
+            logging::warn(
+                "ship",
+                &format!(
+                    "instance {}: binlog {} ends with {torn} bytes of a transaction that was never committed; left out",
+                    self.instance,
+                    tail.name()
+                ),
+            );
+        }
+        match continuity(&tail.state, &head.state) {
+            Continuity::Unbroken => {}
+            Continuity::Hole => {
+                let gap = self.gap(tail, &head.state, "binlog files were purged before they were shipped");
+                self.announce_gap(&gap);
+                next.reached = head.state.position();
+                next.gap = Some(gap);
+            }
+            Continuity::Anew => next = self.begin_anew(tail, path, &head.state)?,
+        }
+        let has_gap = next.gap.is_some();
+        inner.tail = Some(next);
+        if has_gap {
+            self.context.cast_backup(self.instance, "after-gap")?;
+        }
+        Ok(Step::Moved)
+    }
+
+    /// The server's binlog began anew (`RESET MASTER`, or another history): so does a timeline, because GTIDs and file
+    /// names repeat from here on.
+    fn begin_anew(&self, tail: &Tail, path: &std::path::Path, state: &BinlogState) -> Result<Tail, Error> {
+        let timelines = self.context.store.read(|db| db.timelines(self.instance))?;
+        // A file that was being written to when the server deleted it has been read to its end: nothing is missing.
+        let unbroken = !tail.ended && state.is_empty();
+        let branch = unbroken.then(|| Branch {
+            at: coordinate(tail),
+            position: tail.reached.clone(),
+            clock: tail.clock,
+            skipped: Vec::new(),
+        });
+        let timeline = Timeline {
+            id: TimelineId::random(),
+            instance: self.instance,
+            number: timelines.iter().map(|timeline| timeline.number).max().unwrap_or(0) + 1,
+            origin: Origin::Reset,
+            branch: branch.clone(),
+            state_at_begin: state.clone(),
+            begun_at: clock::now(),
+        };
+        self.context.repository.put_timeline(&timeline)?;
+        self.context.store.write(|tx| tx.insert_timeline(&timeline))?;
+        logging::warn(
+            "ship",
+            &format!(
+                "instance {}: the server's binlog began anew ({}); timeline {} begins{}",
+                self.instance,
+                name_of(path),
+                timeline.number,
+                if unbroken { ", nothing is missing" } else { " behind a gap; a full backup is taken" }
+            ),
+        );
+        let reached = branch.map_or_else(|| state.position(), |branch| branch.position);
+        let mut next = Tail::at_start(timeline.id, 1, path, tail.clock, reached, None)?;
+        if !unbroken {
+            let gap = self.gap(tail, state, "the server's binlog began anew (RESET MASTER, or another data directory)");
+            self.announce_gap(&gap);
+            next.gap = Some(gap);
+        } else {
+            self.context.cast_backup(self.instance, "after-reset")?;
+        }
+        Ok(next)
+    }
+
+    fn gap(&self, tail: &Tail, behind: &BinlogState, reason: &str) -> Gap {
+        Gap {
+            after: Some(coordinate(tail)),
+            position_before: tail.reached.clone(),
+            state_behind: behind.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn announce_gap(&self, gap: &Gap) {
+        let after = gap.after.as_ref().map(ToString::to_string).unwrap_or_else(|| "nothing".to_owned());
+        logging::error(
+            "ship",
+            &format!(
+                "instance {}: GAP after {after} (`{}` to `{}`): {}; no target between them can be recovered",
+                self.instance, gap.position_before, gap.state_behind, gap.reason
+            ),
+        );
+    }
+
+    /// Writes the status when it changed or has grown old.
+    fn report(&self, inner: &mut Inner, state: ShippingState, message: &str) {
+        let now = clock::now();
+        let mut status = ShippingStatus {
+            state,
+            shipped_to: None,
+            position: GtidPosition::default(),
+            last_commit: 0,
+            behind_bytes: 0,
+            behind_since: None,
+            message: message.to_owned(),
+            looked_at: now,
+        };
+        match &inner.tail {
+            Some(tail) => {
+                status.shipped_to = (tail.position > 0).then(|| coordinate(tail));
+                status.position = tail.reached.clone();
+                status.last_commit = tail.clock;
+                status.behind_bytes = tail.length().unwrap_or(0).saturating_sub(tail.position);
+            }
+            None => {
+                if let Some(before) = &inner.status {
+                    status.shipped_to = before.shipped_to.clone();
+                    status.position = before.position.clone();
+                    status.last_commit = before.last_commit;
+                }
+            }
+        }
+        if status.behind_bytes > 0 || state == ShippingState::Failing {
+            status.behind_since = inner.status.as_ref().and_then(|before| before.behind_since).or(Some(now));
+        }
+        let changed = inner.status.as_ref().is_none_or(|before| {
+            before.state != status.state || before.shipped_to != status.shipped_to || before.message != status.message
+        });
+        let age = inner.status_written.map(|written| written.elapsed());
+        let due = match age {
+            None => true,
+            Some(age) => age >= STATUS_EVERY || (changed && age >= self.context.settings.poll * 2),
+        };
+        if due {
+            match self.context.store.write(|tx| tx.set_shipping(self.instance, &status)) {
+                Ok(()) => inner.status_written = Some(clock::Stopwatch::start()),
+                Err(err) => logging::warn("ship", format!("instance {}: {err}", self.instance)),
+            }
+        }
+        inner.status = Some(status);
+    }
+}
+
+/// The key under which the store keeps the name of the binlog file after which a timeline's first file comes.
+pub(crate) fn first_file_key(timeline: TimelineId) -> String {
+    format!("ship_after:{timeline}")
+}
+
+fn coordinate(tail: &Tail) -> Coordinate {
+    Coordinate { timeline: tail.timeline, ordinal: tail.ordinal, file: tail.name(), position: tail.position }
+}
+
+fn digest_of(reader: &mut dyn std::io::Read, path: &std::path::Path) -> Result<String, Error> {
+    let mut digest = <sha2::Sha256 as sha2::Digest>::new();
+    std::io::copy(reader, &mut digest).map_err(|err| crate::error::io_error("unable to read binlog", path, err))?;
+    Ok(hex(&sha2::Digest::finalize(digest)))
+}

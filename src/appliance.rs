@@ -1,0 +1,153 @@
+//! The composition root: puts the parts together, starts the threads, and ends them in order.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::agent::crew::Crew;
+use crate::agent::history::HistoryPlanning;
+use crate::agent::{Context, Settings};
+use crate::api::{Api, HttpSettings};
+use crate::config::Config;
+use crate::datastore::Tools;
+use crate::durable;
+use crate::error::{Error, ErrorKind, io_error};
+use crate::lock::StateLock;
+use crate::logging;
+use crate::queue::{Bell, Run, Workers};
+use crate::repository::{Repository, hex};
+use crate::service::{Service, ServiceSettings};
+use crate::store::Store;
+
+/// How long the workers may take to give their tasks back when the appliance stops.
+const WORKERS_STOP: Duration = Duration::from_millis(1500);
+/// The token's name in the state, and the file in which the command line finds it.
+const TOKEN_NAME: &str = "command line";
+const TOKEN_FILE: &str = "token";
+/// The file in which the command line finds where the appliance listens.
+const URL_FILE: &str = "url";
+
+/// Runs the appliance until SIGTERM or SIGINT.
+pub(crate) fn run(config_file: Option<PathBuf>) -> Result<(), Error> {
+    let config = Config::load(config_file.as_deref())?;
+    // Before anything else, so that a signal during the start is not lost.
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|err| Error::new(ErrorKind::Internal, "unable to listen for signals").with_source(err))?;
+    let appliance = Appliance::start(&config)?;
+    for signal in signals.forever() {
+        logging::info("appliance", format!("stopping on signal {signal}; the database servers go on"));
+        break;
+    }
+    appliance.stop();
+    Ok(())
+}
+
+struct Appliance {
+    api: Api,
+    workers: Workers,
+    crew: Arc<Crew>,
+    stopping: Arc<AtomicBool>,
+    /// Released last: nobody else may use the state before everything here has ended.
+    _lock: StateLock,
+}
+
+impl Appliance {
+    fn start(config: &Config) -> Result<Appliance, Error> {
+        let lock = StateLock::acquire(&config.state_dir)?;
+        let store = Store::open(&config.state_dir)?;
+        let repository = Arc::new(Repository::open(&config.repository_url)?);
+        ensure_token(&store, &config.state_dir)?;
+        let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
+        let context = Arc::new(Context {
+            store: store.clone(),
+            repository,
+            tools: tools(config),
+            settings: Settings {
+                state_dir: config.state_dir.clone(),
+                poll: config.shipping.poll,
+                chunk_bytes_max: config.shipping.chunk_bytes_max,
+                undo_window: config.recovery.undo_window,
+            },
+            bell: bell.clone(),
+            stopping: Arc::clone(&stopping),
+        });
+        let crew = Arc::new(Crew::new(Arc::clone(&context)));
+        let planning = Arc::new(HistoryPlanning::new(context, Arc::clone(&crew)));
+        let unfinished = store.write(|tx| tx.settle_tasks())?;
+        if unfinished > 0 {
+            logging::info("appliance", format!("{unfinished} unfinished tasks go on"));
+        }
+        crew.start()?;
+        let run: Run = {
+            let crew = Arc::clone(&crew);
+            Arc::new(move |task| crew.carry_out(task))
+        };
+        let workers = Workers::start(&store, &bell, config.workers, run)?;
+        let settings = ServiceSettings { state_dir: config.state_dir.clone(), datastore: "mariadb".to_owned() };
+        let service = Arc::new(Service::new(store, bell, planning, settings));
+        let api = Api::start(service, http_settings(config))?;
+        let url = api.url();
+        durable::write(&config.state_dir.join(URL_FILE), format!("{url}\n").as_bytes(), 0o600)?;
+        logging::info("appliance", format!("serving on {url}"));
+        Ok(Appliance { api, workers, crew, stopping, _lock: lock })
+    }
+
+    /// No new requests, then no new tasks, then the agents; running tasks go on at the next start.
+    fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.api.stop();
+        if !self.workers.stop(WORKERS_STOP) {
+            logging::warn("appliance", "a task did not end in time; it goes on at the next start");
+            return;
+        }
+        self.crew.stop();
+    }
+}
+
+fn tools(config: &Config) -> Tools {
+    Tools {
+        server: config.mariadb.server.clone(),
+        install_db: config.mariadb.install_db.clone(),
+        backup: config.mariadb.backup.clone(),
+        server_user: config.mariadb.server_user.clone(),
+        buffer_pool_bytes: config.mariadb.buffer_pool_bytes,
+        replay_buffer_pool_bytes: config.recovery.replay_buffer_pool_bytes,
+    }
+}
+
+fn http_settings(config: &Config) -> HttpSettings {
+    HttpSettings {
+        listen: config.http.listen,
+        tenant: config.http.tenant.clone(),
+        hosts: config.http.hosts.clone(),
+        tls: None,
+        state_dir: config.state_dir.clone(),
+    }
+}
+
+/// Makes the first token. It is kept as a digest; itself it lies in a file that only this user reads, and is shown once
+/// on a terminal, never in a log.
+fn ensure_token(store: &Store, state_dir: &Path) -> Result<(), Error> {
+    let file = state_dir.join(TOKEN_FILE);
+    if file.exists() && !store.read(|db| db.tokens())?.is_empty() {
+        return Ok(());
+    }
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|err| Error::new(ErrorKind::Internal, format!("the system gives no random bytes: {err}")))?;
+    let token = hex(&bytes);
+    durable::write(&file, format!("{token}\n").as_bytes(), 0o600)?;
+    store.write(|tx| tx.insert_token(&hex(&Sha256::digest(token.as_bytes())), TOKEN_NAME))?;
+    let mut out = std::io::stdout();
+    if out.is_terminal() {
+        writeln!(out, "The API token, shown this once (the command line finds it in {}):\n{token}", file.display())
+            .map_err(|err| io_error("unable to write to", Path::new("standard output"), err))?;
+    }
+    Ok(())
+}

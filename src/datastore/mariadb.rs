@@ -1,0 +1,196 @@
+//! MariaDB's own tools: `mariadb-install-db` and `mariadb-backup`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crate::datastore::Tools;
+use crate::domain::coordinate::BinlogPosition;
+use crate::domain::instance::Server;
+use crate::error::{Error, ErrorKind, io_error};
+use crate::process::{Cmd, Running, User};
+
+/// The file in a backup that says where in the binlog it ends.
+pub(crate) const BINLOG_INFO: &str = "xtrabackup_binlog_info";
+/// The file in a backup that says what it was taken from and with.
+pub(crate) const BACKUP_INFO: &str = "xtrabackup_info";
+/// What `--prepare` writes: where the last transaction in InnoDB stands in the binlog.
+const BINLOG_INFO_INNODB: &str = "xtrabackup_binlog_pos_innodb";
+/// Files of the tool in a prepared backup that a data directory does not need.
+const TOOL_FILES: [&str; 6] =
+    [BINLOG_INFO, BACKUP_INFO, BINLOG_INFO_INNODB, "xtrabackup_checkpoints", "backup-my.cnf", "xtrabackup_slave_info"];
+/// The last words of a backup or a prepare that went well.
+const COMPLETED: &str = "completed OK!";
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// Redo of a large and busy server takes long; it is the watch for a tool that hangs.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+
+/// Makes a new data directory. Its only account is root's, which logs in over the socket as the user coffer runs as.
+pub(crate) fn install(tools: &Tools, data_dir: &Path) -> Result<(), Error> {
+    Cmd::new(&tools.install_db)
+        .arg("--no-defaults")
+        .arg(format!("--user={}", tools.server_user))
+        .arg(format!("--datadir={}", data_dir.display()))
+        .arg("--auth-root-authentication-method=socket")
+        .arg(format!("--auth-root-socket-user={}", User::own().name))
+        .arg("--skip-test-db")
+        .deadline(INSTALL_TIMEOUT)
+        .run()?;
+    if !data_dir.join("mysql").is_dir() {
+        return Err(Error::new(
+            ErrorKind::Tool,
+            format!("`mariadb-install-db` ended well but `{}` holds no system tables", data_dir.display()),
+        ));
+    }
+    Ok(())
+}
+
+/// Begins a backup of the running server; its standard output is the mbstream.
+pub(crate) fn begin_backup(
+    tools: &Tools,
+    server: &Server,
+    scratch_dir: &Path,
+    log: &Path,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<Running, Error> {
+    Cmd::new(&tools.backup)
+        .arg(format!("--defaults-file={}", server.defaults_file.display()))
+        .arg("--backup")
+        .arg("--stream=mbstream")
+        .arg(format!("--socket={}", server.socket.display()))
+        .arg(format!("--datadir={}", server.data_dir.display()))
+        .arg(format!("--target-dir={}", scratch_dir.display()))
+        .stderr_log(log)
+        .cancel(Arc::clone(cancelled))
+        .stream()
+}
+
+/// Fails unless the tool's last words say that it completed; its exit code alone is not trusted.
+pub(crate) fn check_completed(tool: &str, stderr_tail: &str) -> Result<(), Error> {
+    let last = stderr_tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
+    if last.trim_end().ends_with(COMPLETED) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Tool, format!("`{tool}` ended with code 0 but did not say that it completed: {last}")))
+}
+
+/// Makes an unpacked backup consistent.
+pub(crate) fn prepare(tools: &Tools, dir: &Path, log: &Path, cancelled: &Arc<AtomicBool>) -> Result<(), Error> {
+    let output = Cmd::new(&tools.backup)
+        .arg("--prepare")
+        .arg(format!("--target-dir={}", dir.display()))
+        .arg(format!("--use-memory={}", tools.replay_buffer_pool_bytes))
+        .deadline(PREPARE_TIMEOUT)
+        .stderr_log(log)
+        .cancel(Arc::clone(cancelled))
+        .run()?;
+    check_completed("mariadb-backup --prepare", &output.stderr_tail)
+}
+
+/// Where in the binlog a backup ends, by the file the tool put into it: `file<TAB>position[<TAB>gtid]`.
+pub(crate) fn parse_binlog_info(text: &str) -> Result<BinlogPosition, Error> {
+    let mut fields = text.split_whitespace();
+    let (file, position) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
+    let file = file.rsplit('/').next().unwrap_or(file);
+    format!("{file}:{position}").parse().map_err(|_| {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("the backup does not say where in the binlog it ends: `{}`", text.trim()),
+        )
+        .hint("Turn on log_bin on the server and take a new backup.")
+    })
+}
+
+/// A field of the file that describes a backup: `server_version = 10.11.19-MariaDB-log`.
+pub(crate) fn info_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == name).then(|| value.trim())
+    })
+}
+
+/// Where the prepared data really ends: `--prepare` may roll InnoDB forward past the place recorded with the backup.
+/// `None` when InnoDB knows of no binlog (nothing was ever committed).
+pub(crate) fn innodb_binlog_position(dir: &Path) -> Result<Option<BinlogPosition>, Error> {
+    let path = dir.join(BINLOG_INFO_INNODB);
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => parse_binlog_info(&text).map(Some),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(io_error("unable to read", &path, err)),
+    }
+}
+
+/// The InnoDB settings that a server needs to open this backup (page size, file layout), as option lines.
+pub(crate) fn innodb_layout(dir: &Path) -> Result<Vec<(String, String)>, Error> {
+    let path = dir.join("backup-my.cnf");
+    let text = std::fs::read_to_string(&path).map_err(|err| io_error("unable to read", &path, err))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+        .filter(|(name, _)| {
+            matches!(
+                name.as_str(),
+                "innodb_page_size" | "innodb_data_file_path" | "innodb_undo_tablespaces" | "innodb_checksum_algorithm"
+            )
+        })
+        .collect())
+}
+
+/// Takes the tool's own files out of a prepared backup: what is left is a data directory.
+pub(crate) fn remove_tool_files(dir: &Path) -> Result<(), Error> {
+    for name in TOOL_FILES {
+        let path = dir.join(name);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+            Err(err) => return Err(io_error("unable to remove", &path, err)),
+        }
+    }
+    Ok(())
+}
+
+/// The version a program states: `mariadb-backup based on MariaDB server 10.11.19-MariaDB ...` → `10.11.19`.
+pub(crate) fn program_version(program: &Path) -> Result<String, Error> {
+    let output = Cmd::new(program).arg("--version").deadline(Duration::from_secs(20)).run()?;
+    let text = format!("{} {}", String::from_utf8_lossy(&output.stdout), output.stderr_tail);
+    text.split(|c: char| c.is_whitespace() || c == ',').find_map(plain_version).ok_or_else(|| {
+        Error::new(ErrorKind::Tool, format!("`{} --version` states no version: {}", program.display(), text.trim()))
+    })
+}
+
+/// `10.11.19` of `10.11.19-MariaDB-0+deb12u1-log`; `None` when the text is no version of a server.
+pub(crate) fn plain_version(text: &str) -> Option<String> {
+    let version: String = text.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    (version.split('.').count() == 3 && version.split('.').all(|field| !field.is_empty())).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_backup_is_read_with_or_without_path_and_gtid() {
+        for text in
+            ["binlog.000009\t379\t0-11-757\n", "./binlog.000009\t379\n", "/var/log/mysql/binlog.000009\t379\t\n"]
+        {
+            assert_eq!(parse_binlog_info(text).unwrap().to_string(), "binlog.000009:379");
+        }
+        assert!(parse_binlog_info("").is_err());
+    }
+
+    #[test]
+    fn versions_are_compared_without_their_suffix() {
+        assert_eq!(plain_version("10.11.19-MariaDB-0+deb12u1-log").as_deref(), Some("10.11.19"));
+        assert_eq!(plain_version("based"), None);
+    }
+
+    #[test]
+    fn a_tool_that_does_not_say_it_completed_has_failed() {
+        assert!(check_completed("t", "a\n[00] 2026-11-21 completed OK!\n").is_ok());
+        assert!(check_completed("t", "a\n[00] error\n").is_err());
+        assert!(check_completed("t", "").is_err());
+    }
+}

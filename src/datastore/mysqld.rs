@@ -1,0 +1,242 @@
+//! A server process: its option file, start, clean stop, and proof that nobody has its data directory open.
+//!
+//! A created server is a process of its own: it outlives coffer, and a started coffer finds it again by the option file
+//! in its command line. An adopted one is started and stopped by systemd or by argument vectors.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+
+use crate::clock::Deadline;
+use crate::datastore::Tools;
+use crate::datastore::option_file::{OptionGroup, read_client_access};
+use crate::datastore::sql::{Access, Sql};
+use crate::domain::instance::{Control, Server};
+use crate::error::{Error, ErrorKind, io_error};
+use crate::process::{Cmd, ProcessHandle, User};
+
+/// A server may need long to come up when it has to recover from a crash.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(600);
+/// A server may need long to write its dirty pages.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often a state that is waited for is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How to log in to `server`.
+pub(crate) fn access(server: &Server) -> Result<Access, Error> {
+    match server.control {
+        // Its root account knows the operating system's user: there is no password to keep.
+        Control::Created => Ok(Access { socket: server.socket.clone(), user: User::own().name, password: None }),
+        Control::Systemd { .. } | Control::Argv { .. } => read_client_access(&server.defaults_file, &server.socket),
+    }
+}
+
+/// The option file of a server that coffer creates. It holds no secret.
+pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) -> String {
+    let run_dir = server.defaults_file.parent().unwrap_or(Path::new("/"));
+    let group = OptionGroup::default()
+        .set("user", &tools.server_user)
+        .path("datadir", &server.data_dir)
+        .path("socket", &server.socket)
+        .path("pid_file", &run_dir.join("mariadbd.pid"))
+        .path("log_error", &run_dir.join("mariadbd.log"))
+        .set("bind_address", "127.0.0.1")
+        .set("port", server.port)
+        .set("server_id", server_id)
+        .path("log_bin", &server.binlog_base)
+        .set("binlog_format", "ROW")
+        .set("sync_binlog", 1)
+        .set("innodb_flush_log_at_trx_commit", 1)
+        .set("innodb_buffer_pool_size", tools.buffer_pool_bytes)
+        .set("max_binlog_size", 256 * 1024 * 1024)
+        .set("character_set_server", "utf8mb4");
+    // mariadb-backup reads the same file; its own group tells it how to log in.
+    let client = OptionGroup::default().path("socket", &server.socket).set("user", User::own().name);
+    format!(
+        "# Written by coffer; put your own settings into a file of your own and name it here with !include.\n{}\n{}",
+        group.render("mariadbd"),
+        client.render("client")
+    )
+}
+
+/// Finds the running process of a created server by the option file in its command line.
+pub(crate) fn find(defaults_file: &Path) -> Result<Option<ProcessHandle>, Error> {
+    let wanted = format!("--defaults-file={}", defaults_file.display());
+    let entries = std::fs::read_dir("/proc").map_err(|err| io_error("unable to list", Path::new("/proc"), err))?;
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // A process may end while we look; then it is not the one.
+        let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        if command_line.split(|byte| *byte == 0).nth(1) == Some(wanted.as_bytes()) {
+            if let Ok(Some(handle)) = ProcessHandle::of_pid(pid) {
+                if handle.is_alive() {
+                    return Ok(Some(handle));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Starts the server and returns once it answers. `log` gets what a created server prints before its own log is open.
+pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
+    let run_dir = run_dir(server);
+    let log = run_dir.join("start.log");
+    let command = match &server.control {
+        Control::Created => Cmd::new(&tools.server).arg(format!("--defaults-file={}", server.defaults_file.display())),
+        Control::Systemd { unit } => Cmd::new("systemctl").arg("start").arg(unit),
+        Control::Argv { start, .. } => from_argv(start, "start")?,
+    };
+    let handle = command.spawn_detached(&log)?;
+    let access = access(server)?;
+    let deadline = Deadline::after(START_TIMEOUT);
+    let mut ended_at: Option<Deadline> = None;
+    loop {
+        match Sql::connect(&access) {
+            Ok(_) => return Ok(()),
+            Err(err) if err.kind() == ErrorKind::Unavailable => {}
+            // It refuses us, but it runs.
+            Err(err) => return Err(err),
+        }
+        if !handle.is_alive() {
+            // A start command of an adopted server may end at once, well before the server answers.
+            let patience = match server.control {
+                Control::Created => Duration::ZERO,
+                Control::Systemd { .. } | Control::Argv { .. } => Duration::from_secs(60),
+            };
+            if ended_at.get_or_insert_with(|| Deadline::after(patience)).has_passed() {
+                return Err(start_error(server, &run_dir, "it ended before it answered"));
+            }
+        }
+        if deadline.has_passed() {
+            return Err(start_error(server, &run_dir, "it does not answer"));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+fn start_error(server: &Server, run_dir: &Path, what: &str) -> Error {
+    let mut evidence = String::new();
+    for name in ["mariadbd.log", "start.log"] {
+        let lines = last_lines(&run_dir.join(name), 12);
+        if !lines.is_empty() {
+            evidence = format!("; its log ends: {lines}");
+            break;
+        }
+    }
+    Error::new(
+        ErrorKind::Tool,
+        format!("the server on `{}` was started but {what}{evidence}", server.data_dir.display()),
+    )
+    .hint("Read the server's error log; the data directory was not changed by coffer.")
+}
+
+/// The end of a log, on one line, for an error's evidence.
+pub(crate) fn last_lines(path: &Path, count: usize) -> String {
+    const TAIL_BYTES: u64 = 8 * 1024;
+    let read = || -> std::io::Result<String> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].join(" | ")
+}
+
+/// Stops the server cleanly and proves that nobody has its data directory open any more. A stopped server is fine.
+pub(crate) fn stop(server: &Server) -> Result<(), Error> {
+    match &server.control {
+        Control::Created => {
+            if let Some(handle) = find(&server.defaults_file)? {
+                handle.terminate()?;
+                if !handle.wait(STOP_TIMEOUT) {
+                    return Err(stop_error(server));
+                }
+            }
+        }
+        Control::Systemd { unit } => {
+            Cmd::new("systemctl").arg("stop").arg(unit).deadline(STOP_TIMEOUT).run()?;
+        }
+        Control::Argv { stop, .. } => {
+            if is_in_use(&server.data_dir)? {
+                from_argv(stop, "stop")?.deadline(STOP_TIMEOUT).run()?;
+            }
+        }
+    }
+    let deadline = Deadline::after(STOP_TIMEOUT);
+    while is_in_use(&server.data_dir)? {
+        if deadline.has_passed() {
+            return Err(stop_error(server));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+fn stop_error(server: &Server) -> Error {
+    Error::new(
+        ErrorKind::Tool,
+        format!("the server on `{}` did not stop within {} s", server.data_dir.display(), STOP_TIMEOUT.as_secs()),
+    )
+    .hint("Nothing was exchanged; look at the server's error log, then try again.")
+}
+
+fn from_argv(argv: &[String], what: &str) -> Result<Cmd, Error> {
+    let (program, arguments) = argv.split_first().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, format!("the {what} command of the server is empty"))
+            .hint("Name the program and its arguments, for example [\"systemctl\", \"start\", \"mariadb\"].")
+    })?;
+    Ok(arguments.iter().fold(Cmd::new(program), |command, argument| command.arg(argument)))
+}
+
+/// Whether a server has the data directory open: InnoDB and Aria hold a lock on these files as long as they run.
+/// A directory or a file that is missing is not in use.
+pub(crate) fn is_in_use(data_dir: &Path) -> Result<bool, Error> {
+    Ok(DataDirLock::take(data_dir)?.is_none())
+}
+
+/// Holds the locks a server would take, so that none can start on the data directory meanwhile.
+pub(crate) struct DataDirLock {
+    _files: Vec<File>,
+}
+
+impl DataDirLock {
+    /// `None` when a server runs on the directory.
+    pub(crate) fn take(data_dir: &Path) -> Result<Option<DataDirLock>, Error> {
+        let mut files = Vec::new();
+        for name in ["ibdata1", "aria_log_control"] {
+            let path = data_dir.join(name);
+            let file = match OpenOptions::new().read(true).write(true).open(&path) {
+                Ok(file) => file,
+                Err(err) if err.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(err) => return Err(io_error("unable to open", &path, err)),
+            };
+            match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => files.push(file),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => return Ok(None),
+                Err(errno) => return Err(io_error("unable to lock", &path, errno.into())),
+            }
+        }
+        Ok(Some(DataDirLock { _files: files }))
+    }
+}
+
+/// Where coffer keeps the server's log of starting.
+pub(crate) fn run_dir(server: &Server) -> PathBuf {
+    match server.control {
+        Control::Created => server.defaults_file.parent().unwrap_or(&server.work_dir).to_owned(),
+        Control::Systemd { .. } | Control::Argv { .. } => server.work_dir.clone(),
+    }
+}
+
+/// Whether the server answers now.
+pub(crate) fn answers(server: &Server) -> bool {
+    access(server).and_then(|access| Sql::connect(&access)).is_ok()
+}
