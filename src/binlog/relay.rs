@@ -1,0 +1,213 @@
+//! Relay logs that hold exactly the planned transactions, for a server's replication applier.
+//!
+//! One relay log is built for each binlog file of the source: the magic, the file's format description with its in-use
+//! flag cleared, and the events of the chosen transactions, byte for byte. Rotations, checkpoints and lists of GTIDs stay
+//! out: they say nothing to an applier. The format description says whether the source was started with that file, and
+//! by that the applier ends temporary tables exactly where the source did.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufWriter, Write};
+
+use crate::binlog::body::Query;
+use crate::binlog::event::{Event, FIRST_POSITION, FormatDescription, MAGIC, event_type};
+use crate::binlog::group::{Group, Groups, Step};
+use crate::binlog::reader::{EventReader, Next};
+use crate::binlog::scheduled::EventStatuses;
+use crate::domain::gtid::{Gtid, GtidPosition};
+use crate::error::{Error, ErrorKind};
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// What a relay log holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RelayStats {
+    pub(crate) transactions: u64,
+    /// The last transaction of each domain in this relay log; domains without one are absent.
+    pub(crate) position: GtidPosition,
+    pub(crate) bytes: u64,
+    /// What the source's scheduled events were after these transactions (and those carried over, see `carrying`).
+    pub(crate) scheduled_events: EventStatuses,
+}
+
+/// Builds one relay log. After a failure what was written is of no use.
+pub(crate) struct RelayWriter<W: Write> {
+    out: BufWriter<W>,
+    format: FormatDescription,
+    stats: RelayStats,
+}
+
+impl<W: Write> RelayWriter<W> {
+    /// Begins the relay log for the binlog file that `format` heads.
+    pub(crate) fn begin(out: W, format: &FormatDescription) -> Result<RelayWriter<W>, Error> {
+        let stats = RelayStats {
+            transactions: 0,
+            position: GtidPosition::default(),
+            bytes: 0,
+            scheduled_events: EventStatuses::default(),
+        };
+        let mut writer =
+            RelayWriter { out: BufWriter::with_capacity(BUFFER_BYTES, out), format: format.clone(), stats };
+        writer.write(&MAGIC)?;
+        writer.write(format.raw())?;
+        Ok(writer)
+    }
+
+    /// Goes on with the scheduled events that the relay log before this one ended with.
+    pub(crate) fn carrying(mut self, scheduled_events: EventStatuses) -> RelayWriter<W> {
+        self.stats.scheduled_events = scheduled_events;
+        self
+    }
+
+    /// Copies the transactions that stand in `[from, to)` of the source file, but for those in `skip`.
+    ///
+    /// `reader` gives the bytes of the source file from `chunk_begin` on, whole transactions only, at least up to `to`;
+    /// it is read to its end, so that a reader that verifies can do so. Fails with `Corrupt` when `from` or `to` do not
+    /// stand between transactions, and with `Refused` when the server noted there that it had lost events.
+    pub(crate) fn piece(
+        &mut self,
+        mut reader: impl io::Read,
+        chunk_begin: u64,
+        from: u64,
+        to: u64,
+        skip: &BTreeSet<Gtid>,
+    ) -> Result<(), Error> {
+        let mut events = if chunk_begin == 0 {
+            EventReader::begin(&mut reader)
+        } else {
+            EventReader::resume(&mut reader, chunk_begin, &self.format)
+        };
+        let first = chunk_begin.max(FIRST_POSITION);
+        let mut cut = Cut { from: from.max(first), to: to.max(first), is_begun: false };
+        if chunk_begin > from && from != to {
+            return Err(cut.error(chunk_begin));
+        }
+        let mut groups = Groups::resume(first);
+        let mut is_copied = false;
+        loop {
+            let event = match events.next_event()? {
+                Next::Event(event) => event,
+                Next::End if !groups.is_open() => {
+                    return if cut.is_over(groups.boundary())? { Ok(()) } else { Err(cut.error(groups.boundary())) };
+                }
+                Next::End => return Err(cut.error(groups.boundary())),
+                Next::Incomplete { at } => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("the binlog chunk ends within the event at {at}"),
+                    ));
+                }
+                Next::Corrupt { at, reason } => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("the binlog chunk is damaged at {at}: {reason}"),
+                    ));
+                }
+            };
+            if groups.boundary() == event.position && cut.is_over(event.position)? {
+                drop(events);
+                return drain(reader);
+            }
+            match groups.step(&event)? {
+                Step::Begun(group) => {
+                    is_copied = cut.is_begun && !skip.contains(&group.head.gtid);
+                    self.copy(&event, is_copied)?;
+                }
+                Step::Inside(_) => self.copy(&event, is_copied)?,
+                Step::Ended(group) => {
+                    self.copy(&event, is_copied)?;
+                    if is_copied {
+                        self.note(&event, group)?;
+                    }
+                }
+                Step::Header if event.header.event_type == event_type::FORMAT_DESCRIPTION => {
+                    if FormatDescription::parse(event.raw)? != self.format {
+                        return Err(Error::new(ErrorKind::Corrupt, "the binlog chunk is of another binlog file"));
+                    }
+                }
+                Step::Incident if cut.is_begun => {
+                    return Err(Error::new(
+                        ErrorKind::Refused,
+                        format!("the server noted at {} that it lost events of its binlog", event.position),
+                    )
+                    .hint("Recover to a place before it, or from a backup that was made after it."));
+                }
+                Step::Header | Step::Between | Step::Incident | Step::Rotated | Step::Stopped => {}
+            }
+        }
+    }
+
+    /// Ends the relay log; whoever handed in the file makes it durable.
+    pub(crate) fn finish(mut self) -> Result<RelayStats, Error> {
+        self.out.flush().map_err(write_error)?;
+        Ok(self.stats)
+    }
+
+    fn copy(&mut self, event: &Event<'_>, is_copied: bool) -> Result<(), Error> {
+        if is_copied { self.write(event.raw) } else { Ok(()) }
+    }
+
+    /// Takes note of a whole transaction that was copied, from its last event.
+    fn note(&mut self, event: &Event<'_>, group: Group) -> Result<(), Error> {
+        self.stats.transactions += 1;
+        self.stats.position.apply(group.head.gtid);
+        let is_query = matches!(event.header.event_type, event_type::QUERY | event_type::QUERY_COMPRESSED);
+        if group.head.is_standalone() && is_query {
+            let query = Query::parse(event)?;
+            self.stats.scheduled_events.apply(&query.text, query.schema, query.sql_mode);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.out.write_all(bytes).map_err(write_error)?;
+        self.stats.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// The part of a file that is wanted.
+struct Cut {
+    from: u64,
+    to: u64,
+    is_begun: bool,
+}
+
+impl Cut {
+    /// Whether the part ends at `boundary`. Fails when a border of the part was passed within a transaction.
+    fn is_over(&mut self, boundary: u64) -> Result<bool, Error> {
+        self.is_begun |= boundary == self.from;
+        if boundary > self.to || (boundary > self.from && !self.is_begun) {
+            return Err(self.error(boundary));
+        }
+        Ok(boundary == self.to)
+    }
+
+    fn error(&self, near: u64) -> Error {
+        let (from, to) = (self.from, self.to);
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the part {from}..{to} of the binlog file does not begin and end between transactions (near {near})"
+            ),
+        )
+    }
+}
+
+/// Reads the rest, so that a reader that verifies its bytes at their end does.
+fn drain(mut reader: impl io::Read) -> Result<(), Error> {
+    match io::copy(&mut reader, &mut io::sink()) {
+        Ok(_) => Ok(()),
+        Err(err) => Err(match err.downcast::<Error>() {
+            Ok(own) => own,
+            Err(err) => Error::new(ErrorKind::Io, "reading the rest of a binlog chunk").with_source(err),
+        }),
+    }
+}
+
+fn write_error(err: io::Error) -> Error {
+    let kind = match err.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, "unable to write a relay log").with_source(err)
+}
