@@ -10,7 +10,12 @@ mod clock;
 mod domain;
 mod durable;
 mod error;
+mod logging;
+mod process;
 mod recovery;
+mod store;
+#[cfg(test)]
+mod testing;
 
 use std::io::Write;
 use std::process::ExitCode;

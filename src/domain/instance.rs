@@ -54,6 +54,8 @@ pub(crate) struct Server {
     pub(crate) control: Control,
     pub(crate) socket: PathBuf,
     pub(crate) data_dir: PathBuf,
+    /// The path of the binlog files without their number: `<data_dir>/binlog` for `binlog.000001`.
+    pub(crate) binlog_base: PathBuf,
     /// On the same file system as the data directory: staging, journal, what is kept for an undo.
     pub(crate) work_dir: PathBuf,
     /// The option file given to the server (created), or the one with the client credentials (adopted).

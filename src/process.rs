@@ -1,0 +1,427 @@
+//! The only spawner of children.
+//!
+//! A `Cmd` is an argument vector, never a shell line. Each child leads a process group of its own, reads `/dev/null`
+//! unless it is given something, and sees no environment but `PATH`, `HOME`, `TZ` and `LANG=C`. What it writes is held in
+//! bounded memory. A failure is an error that carries its evidence: the command line, how it ended, the last of its
+//! stderr. At a deadline or on cancel the whole group is killed. Arguments stand in `/proc`, in logs and in errors: a
+//! secret goes into an option file of mode 0600, never here.
+
+mod handle;
+mod user;
+mod watch;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub(crate) use handle::ProcessHandle;
+pub(crate) use user::User;
+
+use crate::clock::Deadline;
+use crate::error::{Error, ErrorKind, io_error};
+use watch::{Ended, Tail, Watch, Why};
+
+/// How long `run` lets a child live that was given no deadline.
+const DEADLINE_DEFAULT: Duration = Duration::from_secs(60);
+/// Bytes of stdout `run` keeps; a child that writes more has gone mad.
+const STDOUT_BYTES_MAX: usize = 4 << 20;
+/// Bytes of stderr kept as evidence.
+const STDERR_TAIL_BYTES: usize = 4 << 10;
+/// What children get when coffer itself has no `PATH`.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A child to be: program and arguments, and what it may do.
+#[derive(Debug)]
+pub(crate) struct Cmd {
+    program: PathBuf,
+    args: Vec<OsString>,
+    directory: Option<PathBuf>,
+    variables: Vec<(OsString, OsString)>,
+    user: Option<User>,
+    input: Input,
+    stderr_log: Option<PathBuf>,
+    deadline: Option<Duration>,
+    cancelled: Option<Arc<AtomicBool>>,
+}
+
+/// What a child reads.
+#[derive(Debug)]
+enum Input {
+    Nothing,
+    Bytes(Vec<u8>),
+    File(File),
+}
+
+/// What a child that ended well has written.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) stdout: Vec<u8>,
+    /// The last 4 KiB of stderr, for warnings.
+    pub(crate) stderr_tail: String,
+}
+
+impl Output {
+    /// Stdout as text, without the white space around it; bytes that are not UTF-8 are replaced.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim().to_owned()
+    }
+}
+
+impl Cmd {
+    /// `program` is a path, or a name that is looked up in `PATH`.
+    pub(crate) fn new(program: impl AsRef<Path>) -> Cmd {
+        Cmd {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            directory: None,
+            variables: Vec::new(),
+            user: None,
+            input: Input::Nothing,
+            stderr_log: None,
+            deadline: None,
+            cancelled: None,
+        }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Cmd {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub(crate) fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Cmd {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// `name` and a path in one argument: `option("--datadir=", path)`.
+    pub(crate) fn option(self, name: &str, value: impl AsRef<OsStr>) -> Cmd {
+        let mut arg = OsString::from(name);
+        arg.push(value);
+        self.arg(arg)
+    }
+
+    /// Runs in `directory` instead of coffer's own.
+    pub(crate) fn current_dir(mut self, directory: impl AsRef<Path>) -> Cmd {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Adds a variable to the child's environment. Never a secret: `/proc` shows it.
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Cmd {
+        self.variables.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Runs as `user`, without supplementary groups; takes root unless it is the user coffer runs as.
+    pub(crate) fn user(mut self, user: &User) -> Cmd {
+        self.user = (*user != User::own()).then(|| user.clone());
+        self
+    }
+
+    /// Gives the child these bytes to read.
+    pub(crate) fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Cmd {
+        self.input = Input::Bytes(bytes.into());
+        self
+    }
+
+    /// Gives the child this file to read, from where it stands.
+    pub(crate) fn stdin_file(mut self, file: File) -> Cmd {
+        self.input = Input::File(file);
+        self
+    }
+
+    /// Appends the child's whole stderr to `path`, besides keeping its tail.
+    pub(crate) fn stderr_log(mut self, path: impl AsRef<Path>) -> Cmd {
+        self.stderr_log = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Kills the child's group after `limit`. Without one `run` gives a minute, `stream` all the time in the world.
+    pub(crate) fn deadline(mut self, limit: Duration) -> Cmd {
+        self.deadline = Some(limit);
+        self
+    }
+
+    /// Kills the child's group soon after `cancelled` becomes true; the error is then `Interrupted`.
+    pub(crate) fn cancel(mut self, cancelled: Arc<AtomicBool>) -> Cmd {
+        self.cancelled = Some(cancelled);
+        self
+    }
+
+    /// Runs the child to its end. Anything but exit status 0 is an error with the evidence in it.
+    pub(crate) fn run(mut self) -> Result<Output, Error> {
+        let limit = self.deadline.unwrap_or(DEADLINE_DEFAULT);
+        let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
+        let stdout = child.stdout.take();
+        let ended = self.watch(child, stdout, limit)?.until_ended();
+        self.judge(&ended, limit)?;
+        Ok(Output { stdout: ended.stdout, stderr_tail: ended.stderr_tail })
+    }
+
+    /// Starts the child and hands out its stdout while a thread keeps its stderr, the deadline and the cancel flag.
+    pub(crate) fn stream(mut self) -> Result<Running, Error> {
+        let limit = self.deadline.unwrap_or(Duration::MAX);
+        let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
+        let stdout = child.stdout.take().map(Stdout);
+        let watch = self.watch(child, None, limit)?;
+        let stopped = watch.stopped();
+        let keeper = std::thread::Builder::new()
+            .name(format!("child {}", self.name()))
+            .spawn(move || watch.until_ended())
+            .map_err(|err| Error::new(ErrorKind::Unavailable, "unable to start a thread").with_source(err))?;
+        let stdout = stdout.ok_or_else(|| Error::new(ErrorKind::Internal, "a child without the stdout asked for"))?;
+        Ok(Running { stdout, child: Streaming { cmd: self, limit, stopped, keeper: Some(keeper) } })
+    }
+
+    /// Runs a child that may leave a server behind (`systemctl start`, an init script): its output goes to the end of
+    /// `log_file` instead of a pipe, so that what it leaves can go on writing, and only the child itself is waited for.
+    pub(crate) fn run_starter(mut self, log_file: &Path) -> Result<(), Error> {
+        let limit = self.deadline.unwrap_or(DEADLINE_DEFAULT);
+        let (log, begin) = open_log(log_file)?;
+        let child = self.spawn_logged(&log)?;
+        let mut ended = self.watch(child, None, limit)?.until_ended();
+        ended.stderr_tail = tail_of(log_file, begin);
+        self.judge(&ended, limit)
+    }
+
+    /// Starts a server that outlives coffer: a process group of its own, stdin null, stdout and stderr at the end of
+    /// `log_file`. Nobody waits for it; whoever looks at the handle after its end also clears the zombie away.
+    pub(crate) fn spawn_detached(mut self, log_file: &Path) -> Result<ProcessHandle, Error> {
+        let (log, _) = open_log(log_file)?;
+        let child = self.spawn_logged(&log)?;
+        ProcessHandle::of_child(child.id())
+    }
+
+    /// The command line as an operator would type it.
+    pub(crate) fn line(&self) -> String {
+        let mut line = quote(self.program.as_os_str());
+        for arg in &self.args {
+            line.push(' ');
+            line.push_str(&quote(arg));
+        }
+        line
+    }
+
+    fn name(&self) -> String {
+        self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    fn spawn_logged(&mut self, log: &File) -> Result<Child, Error> {
+        let duplicate = || log.try_clone().map(Stdio::from).map_err(|err| self.unable_to_start(err));
+        let (stdout, stderr) = (duplicate()?, duplicate()?);
+        self.spawn(stdout, stderr)
+    }
+
+    fn spawn(&mut self, stdout: Stdio, stderr: Stdio) -> Result<Child, Error> {
+        #[expect(clippy::disallowed_methods, reason = "this is the one spawner")]
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdout(stdout).stderr(stderr).process_group(0).env_clear();
+        command.stdin(match &self.input {
+            Input::Nothing => Stdio::null(),
+            Input::Bytes(_) => Stdio::piped(),
+            Input::File(file) => Stdio::from(file.try_clone().map_err(|err| self.unable_to_start(err))?),
+        });
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())).env("LANG", "C");
+        for name in ["HOME", "TZ"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        if let Some(user) = &self.user {
+            command.uid(user.uid).gid(user.gid);
+        }
+        command.spawn().map_err(|err| self.unable_to_start(err))
+    }
+
+    fn watch(&mut self, mut child: Child, stdout: Option<ChildStdout>, limit: Duration) -> Result<Watch, Error> {
+        let input = match std::mem::replace(&mut self.input, Input::Nothing) {
+            Input::Bytes(bytes) => child.stdin.take().map(|stdin| (stdin, bytes)),
+            Input::Nothing | Input::File(_) => None,
+        };
+        let log = match &self.stderr_log {
+            Some(path) => match open_log(path) {
+                Ok((log, _)) => Some(log),
+                Err(err) => {
+                    watch::kill_unwatched(child);
+                    return Err(err);
+                }
+            },
+            None => None,
+        };
+        Watch::new(child, stdout, STDOUT_BYTES_MAX, input, Tail::new(STDERR_TAIL_BYTES, log))
+            .map(|watch| watch.with_limits(Deadline::after(limit), self.cancelled.clone()))
+            .map_err(|err| self.unable_to_start(err))
+    }
+
+    /// Says which of the things that had to be there was not: to `spawn` they all are "No such file or directory".
+    fn unable_to_start(&self, err: io::Error) -> Error {
+        if let Some(directory) = &self.directory
+            && !directory.is_dir()
+        {
+            let what = format!("the directory `{}` to run `{}` in does not exist", directory.display(), self.name());
+            return Error::new(ErrorKind::NotFound, what);
+        }
+        let (kind, what, hint) = match err.kind() {
+            io::ErrorKind::NotFound if self.program.exists() => (
+                ErrorKind::Tool,
+                "exists, but the interpreter its first line names does not",
+                "Install the package again.",
+            ),
+            io::ErrorKind::NotFound => (
+                ErrorKind::NotFound,
+                "was not found",
+                "Install the package that holds it, or name its path in the configuration, section [mariadb].",
+            ),
+            io::ErrorKind::PermissionDenied => (ErrorKind::Tool, "may not be executed", "Look at its permissions."),
+            _ => (ErrorKind::Unavailable, "could not be started", "Look at the limits on processes and memory."),
+        };
+        Error::new(kind, format!("the program `{}` {what}", self.program.display())).hint(hint).with_source(err)
+    }
+
+    /// Ok if the child ended by itself with exit status 0, else the error with the evidence.
+    fn judge(&self, ended: &Ended, limit: Duration) -> Result<(), Error> {
+        let (kind, how) = match (ended.why, ended.status) {
+            (Why::Itself, Some(status)) if status.success() => return Ok(()),
+            (Why::Itself, Some(status)) => (ErrorKind::Tool, describe(status)),
+            (Why::Itself, None) => (ErrorKind::Internal, "ended, and nobody knows how".to_owned()),
+            (Why::Deadline, _) => {
+                (ErrorKind::Unavailable, format!("took longer than {} s and was killed", limit.as_secs_f64()))
+            }
+            (Why::Stopped, _) => (ErrorKind::Interrupted, "was stopped".to_owned()),
+            (Why::Overflow, _) => (ErrorKind::Tool, format!("wrote more than {STDOUT_BYTES_MAX} bytes and was killed")),
+        };
+        let tail = ended.stderr_tail.trim();
+        let evidence =
+            if tail.is_empty() { "; it wrote no error".to_owned() } else { format!("; stderr ends: {tail}") };
+        Err(Error::new(kind, format!("`{}` {how}{evidence}", self.line())))
+    }
+}
+
+/// A child whose stdout is being read.
+///
+/// Read `stdout` to its end, then ask `wait` whether the child ended well: an end of file alone says nothing.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) stdout: Stdout,
+    pub(crate) child: Streaming,
+}
+
+impl Running {
+    /// Closes stdout, waits for the child and judges it.
+    pub(crate) fn wait(self) -> Result<String, Error> {
+        drop(self.stdout);
+        self.child.wait()
+    }
+
+    /// Kills the child's group.
+    pub(crate) fn kill(self) {
+        self.child.kill();
+    }
+}
+
+/// The reading end of a child's stdout; may go to another thread than the child.
+#[derive(Debug)]
+pub(crate) struct Stdout(ChildStdout);
+
+impl Read for Stdout {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// The child behind a `Running`. Dropping it kills the child's group and waits for its end.
+#[derive(Debug)]
+pub(crate) struct Streaming {
+    cmd: Cmd,
+    limit: Duration,
+    stopped: Arc<AtomicBool>,
+    keeper: Option<JoinHandle<Ended>>,
+}
+
+impl Streaming {
+    /// Waits for the child's end; the last of its stderr if it ended well, else an error with the evidence.
+    /// The child can only end once somebody reads or closes its stdout.
+    pub(crate) fn wait(mut self) -> Result<String, Error> {
+        let ended = self.join()?;
+        self.cmd.judge(&ended, self.limit)?;
+        Ok(ended.stderr_tail)
+    }
+
+    /// Kills the child's group and waits for its end.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
+    fn join(&mut self) -> Result<Ended, Error> {
+        let lost = || Error::new(ErrorKind::Internal, format!("nobody kept watch over `{}`", self.cmd.name()));
+        let keeper = self.keeper.take().ok_or_else(lost)?;
+        keeper.join().map_err(|_| lost())
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Release);
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.join();
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended, and nobody knows how".to_owned(),
+    }
+}
+
+/// Opens a log to append to, for its owner only, and tells where it ends now.
+fn open_log(path: &Path) -> Result<(File, u64), Error> {
+    let open = || {
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let length = log.metadata()?.len();
+        Ok((log, length))
+    };
+    open().map_err(|err| io_error("unable to open the log", path, err))
+}
+
+/// The last bytes of `path`, none from before `begin`; empty when they can't be read.
+fn tail_of(path: &Path, begin: u64) -> String {
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let end = file.metadata()?.len();
+        let kept = u64::try_from(STDERR_TAIL_BYTES).unwrap_or(u64::MAX);
+        file.seek(SeekFrom::Start(begin.max(end.saturating_sub(kept))))?;
+        let mut bytes = Vec::new();
+        file.take(kept).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
+}
+
+/// As it would be typed: quoted when it holds anything a shell would look at.
+fn quote(arg: &OsStr) -> String {
+    let text = arg.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Children are real here: a deadline that is only believed to kill is none.
+
+use super::*;
+use crate::clock::Stopwatch;
+use crate::testing::TempDir;
+
+fn shell(script: &str) -> Cmd {
+    Cmd::new("/bin/sh").args(["-c", script])
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Deadline::after(Duration::from_secs(10));
+    while !holds() {
+        assert!(!deadline.has_passed(), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn stdout_is_returned_and_stdin_is_fed() {
+    let big = vec![b'x'; 1 << 20];
+    let output = Cmd::new("cat").stdin_bytes(big.clone()).run().unwrap();
+    assert_eq!(output.stdout, big);
+    assert_eq!(Cmd::new("cat").run().unwrap().stdout, b"", "stdin is null unless given");
+}
+
+#[test]
+fn a_failure_carries_command_line_status_and_the_end_of_stderr() {
+    let script = "i=0; while [ $i -lt 2000 ]; do echo line $i >&2; i=$((i+1)); done; echo 'disk on fire' >&2; exit 3";
+    let err = shell(script).run().unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Tool);
+    let message = err.message();
+    assert!(message.starts_with("`/bin/sh -c 'i=0;"), "{message}");
+    assert!(message.contains("exited with 3") && message.ends_with("disk on fire"), "{message}");
+    assert!(message.len() < STDERR_TAIL_BYTES + 400 && !message.contains("line 10\n"), "{message}");
+}
+
+#[test]
+fn a_signal_is_told() {
+    let message = shell("kill -SEGV $$").run().unwrap_err().message();
+    assert!(message.contains("was killed by signal 11; it wrote no error"), "{message}");
+}
+
+#[test]
+fn a_missing_program_and_a_missing_directory_are_told_apart() {
+    let program = Cmd::new("no-such-program-7f3a").run().unwrap_err();
+    assert_eq!(program.kind(), ErrorKind::NotFound);
+    assert!(program.to_string().contains("the program `no-such-program-7f3a` was not found"), "{program}");
+    assert!(program.to_string().contains("[mariadb]"), "{program}");
+    let directory = Cmd::new("true").current_dir("/no/such/directory").run().unwrap_err();
+    assert!(directory.to_string().contains("the directory `/no/such/directory` to run `true` in"), "{directory}");
+}
+
+#[test]
+fn a_deadline_kills_the_whole_group() {
+    let dir = TempDir::new();
+    let pids = dir.join("pids");
+    let script = format!("sleep 1000 & echo $! > {0}; echo $$ >> {0}; wait", pids.display());
+    let begun = Stopwatch::start();
+    let err = shell(&script).deadline(Duration::from_millis(300)).run().unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unavailable);
+    assert!(err.message().contains("took longer than 0.3 s and was killed"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let written = std::fs::read_to_string(&pids).unwrap();
+    assert_eq!(written.lines().count(), 2);
+    for pid in written.lines() {
+        wait_until("a member of the group survived", || is_gone(pid));
+    }
+}
+
+/// An orphan of a container without an init stays a zombie for ever: that is gone enough.
+fn is_gone(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+}
+
+#[test]
+fn a_grandchild_that_holds_the_pipes_does_not_hold_the_caller() {
+    let begun = Stopwatch::start();
+    let output = shell("sleep 30 & echo $!").run().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let pid = output.text().parse().unwrap();
+    ProcessHandle::of_pid(pid).unwrap().unwrap().kill().unwrap();
+}
+
+#[test]
+fn a_cancelled_child_is_interrupted() {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let running = shell("echo begun; sleep 1000").cancel(Arc::clone(&cancelled)).stream().unwrap();
+    let Running { mut stdout, child } = running;
+    let mut first = [0; 6];
+    stdout.read_exact(&mut first).unwrap();
+    cancelled.store(true, Ordering::Release);
+    assert_eq!(stdout.read(&mut first).unwrap(), 0, "the pipe ends with the child");
+    assert_eq!(child.wait().unwrap_err().kind(), ErrorKind::Interrupted);
+}
+
+#[test]
+fn a_stream_that_ends_early_is_a_failure_all_the_same() {
+    let dir = TempDir::new();
+    let log = dir.join("stderr.log");
+    let mut running = shell("echo half; echo broken >&2; exit 1").stderr_log(&log).stream().unwrap();
+    let mut text = String::new();
+    running.stdout.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "half\n");
+    let message = running.wait().unwrap_err().message();
+    assert!(message.ends_with("exited with 1; stderr ends: broken"), "{message}");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "broken\n");
+}
+
+#[test]
+fn a_dropped_stream_leaves_no_child() {
+    let mut running = shell("echo $$; exec sleep 1000").stream().unwrap();
+    let mut line = [0; 32];
+    let count = running.stdout.read(&mut line).unwrap();
+    let pid = String::from_utf8_lossy(&line[..count]).trim().to_owned();
+    drop(running);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn endless_output_is_stopped() {
+    let err = Cmd::new("yes").run().unwrap_err();
+    assert!(err.message().contains("wrote more than 4194304 bytes and was killed"), "{err}");
+}
+
+#[test]
+fn the_environment_is_bare() {
+    let output = Cmd::new("env").env("UMASK", "0640").run().unwrap().text();
+    for line in output.lines() {
+        let name = line.split('=').next().unwrap_or_default();
+        assert!(["PATH", "HOME", "TZ", "LANG", "UMASK"].contains(&name), "{line}");
+    }
+    assert!(output.contains("LANG=C"), "{output}");
+}
+
+#[test]
+fn a_detached_server_survives_and_is_found_again() {
+    let dir = TempDir::new();
+    let log = dir.join("server.log");
+    let handle = shell("echo up; exec sleep 1000").spawn_detached(&log).unwrap();
+    let (pid, start_time) = (handle.pid(), handle.start_time());
+    drop(handle);
+    wait_until("the log has its line", || std::fs::read_to_string(&log).unwrap() == "up\n");
+    let group = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = group.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+    assert_eq!(fields[2], pid.to_string(), "it leads a group of its own, so a Ctrl-C for coffer does not reach it");
+
+    let again = ProcessHandle::open(pid, start_time).unwrap().expect("found again");
+    assert!(again.is_alive() && !again.wait(Duration::from_millis(20)));
+    again.terminate().unwrap();
+    assert!(again.wait(Duration::from_secs(5)));
+    assert!(!again.is_alive());
+    assert!(ProcessHandle::open(pid, start_time).unwrap().is_none());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "no zombie stays");
+    again.kill().unwrap();
+}
+
+#[test]
+fn a_starter_may_leave_a_server_behind() {
+    let dir = TempDir::new();
+    let log = dir.join("start.log");
+    shell("sleep 1000 & echo $!; echo fine >&2").run_starter(&log).unwrap();
+    let written = std::fs::read_to_string(&log).unwrap();
+    let server = ProcessHandle::of_pid(written.lines().next().unwrap().parse().unwrap()).unwrap().unwrap();
+    assert!(server.is_alive());
+    server.kill().unwrap();
+    let err = shell("echo no such unit >&2; exit 5").run_starter(&log).unwrap_err();
+    assert!(err.message().ends_with("exited with 5; stderr ends: no such unit"), "{err}");
+}
