@@ -25,6 +25,7 @@ const CONNECT_SECONDS_MAX: u64 = 5;
 const SMALL_FILE_BYTES_MAX: u64 = 4096;
 
 /// A running appliance.
+#[derive(Clone)]
 pub(crate) struct Api {
     agent: ureq::Agent,
     /// `http://127.0.0.1:8779`, without a slash at the end.

@@ -82,6 +82,11 @@ impl Client {
         Ok(Client { api: Api::find(connection)?, json: connection.json, zone: TimeZone::system() })
     }
 
+    /// For whoever found the appliance already and prints for people.
+    fn beside(api: &Api) -> Client {
+        Client { api: api.clone(), json: false, zone: TimeZone::system() }
+    }
+
     fn show(&self) -> Show {
         Show::suitable(self.json)
     }
