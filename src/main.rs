@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
 
 mod binlog;
+mod cli;
+mod client;
 mod clock;
 mod config;
 mod datastore;
@@ -20,4 +22,48 @@ mod store;
 #[cfg(test)]
 mod testing;
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::cli::{Command, Parsed};
+use crate::error::{Error, ErrorKind};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    match cli::parse(&words) {
+        Parsed::Print(text) => {
+            // Whoever asked for help and went away needs none.
+            let _ = write!(std::io::stdout().lock(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Parsed::Wrong(text) => {
+            let _ = writeln!(std::io::stderr().lock(), "{}", text.trim_end());
+            ExitCode::from(ErrorKind::InvalidInput.exit_code())
+        }
+        Parsed::Run(command) => match run(*command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(err) => {
+                client::complain(&err);
+                ExitCode::from(err.kind().exit_code())
+            }
+        },
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Serve(serve) => run_serve(serve),
+        Command::Check(check) => run_check(check),
+        command => client::run(command),
+    }
+}
+
+/// STUB for the integration: `--help-config` prints `config::help_config()`, otherwise `appliance::run(serve.config)`.
+fn run_serve(_serve: cli::Serve) -> Result<(), Error> {
+    Err(Error::new(ErrorKind::Unsupported, "`serve` is not wired yet"))
+}
+
+/// STUB for the integration: `agent::check::run(...)` with the socket, the option file and the configuration.
+fn run_check(_check: cli::Check) -> Result<(), Error> {
+    Err(Error::new(ErrorKind::Unsupported, "`check` is not wired yet"))
+}

@@ -1,0 +1,179 @@
+//! The demo's own appliance: a state directory nobody else uses, this very program with `serve`, and its end.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::Connection;
+use crate::client::http::Api;
+use crate::clock::Deadline;
+use crate::error::{Error, ErrorKind, io_error};
+use crate::process::{Cmd, ProcessHandle, User};
+use crate::{cli, durable};
+
+/// Where the demo keeps its state, in the working directory.
+const DIR_DEFAULT: &str = "coffer-demo";
+/// Where root keeps it when the server's user can't get into the working directory.
+const DIR_OF_ROOT: &str = "/var/lib/coffer-demo";
+/// Demos left running beside each other.
+const DIRS_MAX: u32 = 99;
+const PORT_FIRST: u16 = 8779;
+const PORTS_MAX: u16 = 100;
+const START_SECONDS_MAX: u64 = 60;
+const STOP_SECONDS_MAX: u64 = 30;
+
+/// An appliance that serves.
+pub(super) struct Appliance {
+    pub(super) api: Api,
+    pub(super) state_dir: PathBuf,
+    pub(super) config: PathBuf,
+    process: ProcessHandle,
+}
+
+impl Appliance {
+    /// Starts one in `state_dir` and waits until it answers.
+    pub(super) fn start(state_dir: &Path) -> Result<Appliance, Error> {
+        let config = state_dir.join("demo.toml");
+        let log = state_dir.join("demo.log");
+        let mut http = toml::Table::new();
+        http.insert("listen".to_owned(), format!("127.0.0.1:{}", free_port()?).into());
+        let mut table = toml::Table::new();
+        table.insert("state_dir".to_owned(), state_dir.to_string_lossy().into_owned().into());
+        table.insert("http".to_owned(), http.into());
+        durable::write(&config, table.to_string().as_bytes(), 0o600)?;
+        let program = std::env::current_exe()
+            .map_err(|err| Error::new(ErrorKind::Internal, "unable to find this program itself").with_source(err))?;
+        let process = Cmd::new(program).arg("serve").arg("--config").arg(&config).spawn_detached(&log)?;
+        let api = wait_until_serving(state_dir, &process, &log)?;
+        Ok(Appliance { api, state_dir: state_dir.to_owned(), config, process })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Ends the appliance, not the servers it looks after.
+    pub(super) fn stop(&self) -> Result<(), Error> {
+        self.process.terminate()?;
+        if self.process.wait(Duration::from_secs(STOP_SECONDS_MAX)) {
+            return Ok(());
+        }
+        self.process.kill()?;
+        Err(Error::new(
+            ErrorKind::Internal,
+            format!("the appliance did not stop in {STOP_SECONDS_MAX} s; it was killed"),
+        ))
+    }
+}
+
+/// An empty directory for the demo: the one named, or the first free one beside the working directory's others.
+pub(super) fn make_state_dir(wanted: &cli::Demo) -> Result<PathBuf, Error> {
+    if let Some(dir) = &wanted.state_dir {
+        make_dir(dir)?;
+        if !is_empty(dir)? {
+            let path = dir.display();
+            return Err(Error::new(ErrorKind::Refused, format!("`{path}` is not empty"))
+                .hint("Name an empty or new directory with --state-dir; an earlier demo may still run there."));
+        }
+        return absolute(dir);
+    }
+    let first = default_dir()?;
+    for number in 1..=DIRS_MAX {
+        let dir = if number == 1 { first.clone() } else { PathBuf::from(format!("{}-{number}", first.display())) };
+        if dir.exists() && !is_empty(&dir)? {
+            continue;
+        }
+        make_dir(&dir)?;
+        return absolute(&dir);
+    }
+    Err(Error::new(ErrorKind::Refused, format!("there are {DIRS_MAX} demos beside `{}`", first.display()))
+        .hint("Remove those that are not needed any more, or name a directory with --state-dir."))
+}
+
+/// Below the working directory; but a server that root starts runs as a user of its own, who must get in there.
+fn default_dir() -> Result<PathBuf, Error> {
+    let here = std::env::current_dir()
+        .map_err(|err| Error::new(ErrorKind::Io, "unable to tell the working directory").with_source(err))?;
+    let is_open = |dir: &Path| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0);
+    if User::own().is_root() && !here.ancestors().all(is_open) {
+        return Ok(PathBuf::from(DIR_OF_ROOT));
+    }
+    Ok(here.join(DIR_DEFAULT))
+}
+
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .map_err(|err| io_error("unable to make directory", dir, err))
+}
+
+fn is_empty(dir: &Path) -> Result<bool, Error> {
+    let mut entries = fs::read_dir(dir).map_err(|err| io_error("unable to look into directory", dir, err))?;
+    Ok(entries.next().is_none())
+}
+
+fn absolute(dir: &Path) -> Result<PathBuf, Error> {
+    dir.canonicalize().map_err(|err| io_error("unable to find directory", dir, err))
+}
+
+fn free_port() -> Result<u16, Error> {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (PORT_FIRST..PORT_FIRST + PORTS_MAX).find(is_free).ok_or_else(|| {
+        let last = PORT_FIRST + PORTS_MAX - 1;
+        Error::new(ErrorKind::Refused, format!("every port from {PORT_FIRST} to {last} is in use on 127.0.0.1"))
+            .hint("End what listens there and does not need to.")
+    })
+}
+
+fn wait_until_serving(state_dir: &Path, process: &ProcessHandle, log: &Path) -> Result<Api, Error> {
+    let deadline = Deadline::after(Duration::from_secs(START_SECONDS_MAX));
+    let connection = Connection { state_dir: Some(state_dir.to_owned()), ..Connection::default() };
+    loop {
+        if let Ok(api) = Api::find(&connection)
+            && api.is_healthy()
+        {
+            return Ok(api);
+        }
+        if !process.is_alive() || deadline.has_passed() {
+            let said = if process.is_alive() { "does not answer" } else { "ended at once" };
+            // It serves nobody; whatever it still holds is given back.
+            let _ = process.terminate();
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!("the appliance {said}; its log ends:\n{}", log_end(log)),
+            )
+            .hint(format!("The whole log is in {}.", log.display())));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn log_end(log: &Path) -> String {
+    const LINES: usize = 8;
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let text = text.unwrap_or_else(|err: io::Error| err.to_string());
+    let lines: Vec<&str> = text.lines().collect();
+    lines.iter().skip(lines.len().saturating_sub(LINES)).copied().collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::make_state_dir;
+    use crate::cli::Demo;
+    use crate::error::ErrorKind;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn a_directory_in_use_is_refused() {
+        let dir = TempDir::new();
+        let demo = |path| Demo { once: false, state_dir: Some(path), rows: 0 };
+        assert!(make_state_dir(&demo(dir.join("new/er"))).is_ok());
+        assert!(make_state_dir(&demo(dir.join("new/er"))).is_ok(), "empty still");
+        assert_eq!(make_state_dir(&demo(dir.join("new"))).unwrap_err().kind(), ErrorKind::Refused);
+    }
+}

@@ -1,0 +1,54 @@
+//! How the demo tells what it does: numbered steps, plain sentences, figures with units, and a table at the end.
+
+use crate::client::{output, render};
+use crate::clock::Stopwatch;
+
+/// The telling.
+pub(super) struct Story {
+    steps: Vec<(String, String)>,
+    running: Option<(String, Stopwatch)>,
+}
+
+impl Story {
+    pub(super) fn begin(title: &str) -> Story {
+        output::say(title);
+        Story { steps: Vec::new(), running: None }
+    }
+
+    /// Ends the step before and begins the next.
+    pub(super) fn step(&mut self, title: &str) {
+        self.end_step();
+        output::say(format!("\n{:>2}. {title}", self.steps.len() + 1));
+        self.running = Some((title.trim_end_matches('.').to_owned(), Stopwatch::start()));
+    }
+
+    pub(super) fn tell(&self, text: impl AsRef<str>) {
+        for line in text.as_ref().lines() {
+            output::say(format!("    {line}"));
+        }
+    }
+
+    /// What an operator would type for it.
+    pub(super) fn command(&self, line: &str) {
+        output::say(format!("    $ {line}"));
+    }
+
+    /// Ends the last step and shows what each took.
+    pub(super) fn end(&mut self) {
+        self.end_step();
+        let mut table = render::Table::new(&["STEP", "", "TOOK"]);
+        for (number, (title, took)) in self.steps.iter().enumerate() {
+            table.row([format!("{:>4}", number + 1), title.clone(), took.clone()]);
+        }
+        output::say("");
+        table.lines().iter().for_each(output::say);
+    }
+
+    fn end_step(&mut self) {
+        if let Some((title, begun)) = self.running.take() {
+            let took = render::duration(begun.elapsed());
+            output::say(format!("    Took {took}."));
+            self.steps.push((title, took));
+        }
+    }
+}
