@@ -9,7 +9,11 @@ use crate::domain::recovery::PlannedTransaction;
 use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::timeline::Timeline;
 use crate::recovery::plan::base::{self, Base};
+<<<<<<< HEAD
 use crate::recovery::plan::chain::{Piece, Reached, Step, Walk};
+=======
+use crate::recovery::plan::chain::{Break, Piece, Reached, Step, Walk};
+>>>>>>> plan
 use crate::recovery::plan::lineage::{Lineage, Place, current};
 use crate::recovery::plan::position::resolve_position;
 use crate::recovery::plan::reader::{Located, Reader};
@@ -61,6 +65,7 @@ pub(super) fn resolve<'a>(
             at(lineage, located.begins_at, Vec::new())
         }
         Point::Position(position) => {
+<<<<<<< HEAD
             let (stop, warnings) = resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
                 transaction.begin >= offset
             })?;
@@ -70,6 +75,19 @@ pub(super) fn resolve<'a>(
             let (stop, warnings) = resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
                 transaction.end > offset
             })?;
+=======
+            let (stop, warnings) =
+                resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
+                    transaction.begin >= offset
+                })?;
+            at(lineage, stop, warnings)
+        }
+        Point::BeforePosition(position) => {
+            let (stop, warnings) =
+                resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
+                    transaction.end > offset
+                })?;
+>>>>>>> plan
             at(lineage, stop, warnings)
         }
         Point::Latest => resolve_latest(facts, lineage, target),
@@ -181,6 +199,7 @@ fn walk_to_second(
     warnings: &mut Vec<Warning>,
 ) -> Result<Stop, PlanError> {
     let mut walk = Walk::new(facts.source, lineage, begin.reached());
+<<<<<<< HEAD
     let mut before = walk.reached().clone();
     // Whether a transaction of the segment that the walk is in comes back.
     let mut begun = true;
@@ -207,6 +226,49 @@ fn walk_to_second(
             }
         }
     };
+=======
+    let mut segment = begin.place.segment;
+    // Whether a transaction of the segment that the walk is in comes back.
+    let mut begun = true;
+    // A hole right behind transactions of this very second, if it turns out that nothing of the second lies behind it.
+    let mut hole: Option<Break> = None;
+    let reached = loop {
+        let piece = match walk.step()? {
+            None => break hole.as_ref().map_or_else(|| walk.reached().clone(), |hole| hole.reached.clone()),
+            Some(Step::Break(found)) if second > found.reached.clock => return Err(hole.unwrap_or(found).into()),
+            Some(Step::Break(found)) => {
+                hole.get_or_insert(found);
+                continue;
+            }
+            Some(Step::Piece(piece)) => piece,
+        };
+        begun &= piece.segment == segment;
+        segment = piece.segment;
+        // Facts first: a chunk is read only where the cut is, and behind a hole.
+        let excluded = match piece.chunk.facts.clock_after() > second {
+            true => reader.first(&piece, |transaction| transaction.committed_at > second)?,
+            false => None,
+        };
+        if excluded.is_some() || hole.is_some() {
+            let included = reader.first(&piece, |transaction| transaction.committed_at <= second)?.is_some();
+            match (hole, excluded) {
+                (Some(hole), _) if included => return Err(hole.into()),
+                (Some(hole), Some(_)) => {
+                    warnings.push(Warning::GapFollows { second });
+                    return here(&hole.reached).ok_or_else(|| hole.into());
+                }
+                (None, Some(excluded)) => {
+                    return Ok(excluded_at(lineage, &piece, excluded.begin, begun || included));
+                }
+                (still, None) => hole = still,
+            }
+        }
+        begun |= piece.chunk.facts.transactions > 0;
+    };
+    if hole.is_some() {
+        warnings.push(Warning::GapFollows { second });
+    }
+>>>>>>> plan
     let stop = here(&reached).unwrap_or_else(|| Stop { place: begin.place, at: begin.end.at.clone() });
     let is_current = lineage.tip().map(|tip| tip.id) == current(facts.timelines).map(|timeline| timeline.id);
     // Only a look in a later second proves that nothing more was committed in this one.
@@ -228,9 +290,13 @@ fn excluded_at(lineage: &Lineage<'_>, piece: &Piece, begin: u64, begun: bool) ->
         Some(branch) if !begun && piece.segment > 0 => {
             Stop { place: Place::begin_of(piece.segment), at: branch.at.clone() }
         }
+<<<<<<< HEAD
         Some(_) | None => {
             Stop { place: Place { position: begin, ..piece.ends_at() }, at: piece.coordinate(begin) }
         }
+=======
+        Some(_) | None => Stop { place: Place { position: begin, ..piece.ends_at() }, at: piece.coordinate(begin) },
+>>>>>>> plan
     }
 }
 
