@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
 
+mod api;
 mod clock;
 mod domain;
 mod durable;
