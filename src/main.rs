@@ -11,7 +11,9 @@ mod durable;
 mod error;
 mod logging;
 mod process;
+mod queue;
 mod recovery;
+mod store;
 #[cfg(test)]
 mod testing;
 
