@@ -13,6 +13,7 @@ mod logging;
 mod process;
 mod queue;
 mod recovery;
+mod service;
 mod store;
 #[cfg(test)]
 mod testing;
