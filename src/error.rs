@@ -16,6 +16,8 @@ pub(crate) enum ErrorKind {
     NotFound,
     /// The thing exists but is in a state that forbids the request.
     Conflict,
+    /// Something else is being done with the thing; a repeat helps once that has ended.
+    Busy,
     /// A precondition outside the request does not hold: a plan that cannot be made, a setting in the way.
     Refused,
     /// No credentials, or wrong ones.
@@ -45,7 +47,11 @@ impl ErrorKind {
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             ErrorKind::InvalidInput => 2,
-            ErrorKind::Conflict | ErrorKind::Refused | ErrorKind::Unauthorized | ErrorKind::Forbidden => 3,
+            ErrorKind::Conflict
+            | ErrorKind::Busy
+            | ErrorKind::Refused
+            | ErrorKind::Unauthorized
+            | ErrorKind::Forbidden => 3,
             ErrorKind::Unavailable => 4,
             ErrorKind::NotFound
             | ErrorKind::Unsupported

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
 
+mod api;
 mod binlog;
 mod cli;
 mod client;
@@ -18,6 +19,7 @@ mod logging;
 mod process;
 mod queue;
 mod recovery;
+mod service;
 mod store;
 #[cfg(test)]
 mod testing;

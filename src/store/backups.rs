@@ -9,6 +9,10 @@ use crate::error::Error;
 
 pub(super) const OF_ALL: &str = "SELECT * FROM backups ORDER BY created_at DESC, id DESC";
 pub(super) const OF_INSTANCE: &str = "SELECT * FROM backups WHERE instance = ?1 ORDER BY created_at DESC, id DESC";
+const OLDEST_COMPLETED: &str =
+    "SELECT * FROM backups WHERE instance = ?1 AND status = 'COMPLETED' ORDER BY created_at, id LIMIT 1";
+const NEWEST_COMPLETED: &str =
+    "SELECT * FROM backups WHERE instance = ?1 AND status = 'COMPLETED' ORDER BY created_at DESC, id DESC LIMIT 1";
 pub(super) const PAGE_OF_ALL: &str =
     "SELECT * FROM backups WHERE (created_at, id) < (?1, ?2) ORDER BY created_at DESC, id DESC LIMIT ?3";
 pub(super) const PAGE_OF_INSTANCE: &str = "SELECT * FROM backups WHERE instance = ?4 AND (created_at, id) < (?1, ?2)
@@ -26,6 +30,16 @@ impl Db<'_> {
             Some(instance) => self.list(OF_INSTANCE, [instance.to_string()], read),
             None => self.list(OF_ALL, [], read),
         }
+    }
+
+    /// The first completed backup of an instance: what its recoverable past begins with.
+    pub(crate) fn oldest_completed_backup(&self, instance: InstanceId) -> Result<Option<Backup>, Error> {
+        self.first(OLDEST_COMPLETED, [instance.to_string()], read)
+    }
+
+    /// The last completed backup of an instance.
+    pub(crate) fn newest_completed_backup(&self, instance: InstanceId) -> Result<Option<Backup>, Error> {
+        self.first(NEWEST_COMPLETED, [instance.to_string()], read)
     }
 
     /// At most `limit` backups, the newest first, beginning behind the backup `after`.

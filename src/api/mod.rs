@@ -1,0 +1,4 @@
+//! The HTTP edge.
+
+mod fault;
+mod gate;

@@ -1,0 +1,169 @@
+//! Use cases: one function each. A function checks, then writes state and task in one transaction, rings the bell and
+//! returns; the client polls. What is asked of a server or of the repository goes through `recovery::Planning`.
+
+mod backups;
+mod figures;
+mod history;
+mod instances;
+mod recoveries;
+
+#[cfg(test)]
+mod bench;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::domain::instance::{Instance, InstanceStatus};
+use crate::domain::task::{Task, TaskKind};
+use crate::error::{Error, ErrorKind};
+use crate::queue::Bell;
+use crate::recovery::Planning;
+use crate::store::{Db, Store};
+
+pub(crate) use crate::service::backups::{BackupPage, BackupView, NewBackup};
+pub(crate) use crate::service::figures::InstanceFigures;
+pub(crate) use crate::service::history::TimelineView;
+pub(crate) use crate::service::instances::{Adoption, InstanceView, NewInstance, Recoverable};
+pub(crate) use crate::service::recoveries::{NewRecovery, RecoveryView};
+
+/// What the use cases need to know of the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceSettings {
+    /// Absolute; created instances live below it.
+    pub(crate) state_dir: PathBuf,
+    /// `mariadb` or `mysql`: what created and adopted servers are.
+    pub(crate) datastore: String,
+}
+
+/// The use cases.
+pub(crate) struct Service {
+    store: Store,
+    bell: Bell,
+    planning: Arc<dyn Planning>,
+    settings: ServiceSettings,
+}
+
+impl Service {
+    pub(crate) fn new(store: Store, bell: Bell, planning: Arc<dyn Planning>, settings: ServiceSettings) -> Service {
+        Service { store, bell, planning, settings }
+    }
+
+    /// What created and adopted servers are.
+    pub(crate) fn datastore(&self) -> &str {
+        &self.settings.datastore
+    }
+
+    /// Whether `secret` is one of the tokens. Only digests are kept, and they are compared in constant time.
+    pub(crate) fn knows_token(&self, secret: &str) -> Result<bool, Error> {
+        let digest = format!("{:x}", Sha256::digest(secret.as_bytes()));
+        let tokens = self.store.read(|db| db.tokens())?;
+        Ok(tokens.iter().fold(false, |known, token| known | is_equal(token.sha256.as_bytes(), digest.as_bytes())))
+    }
+
+    /// Fails when the state cannot be read: the appliance is then of no use.
+    pub(crate) fn check_health(&self) -> Result<(), Error> {
+        self.store.read(|db| db.meta("health")).map(drop)
+    }
+}
+
+/// Takes as long whatever the bytes are.
+fn is_equal(left: &[u8], right: &[u8]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).fold(0, |differing, (l, r)| differing | (l ^ r)) == 0
+}
+
+/// Refuses what would get in the way of something that is being done with the instance.
+fn refuse_busy(db: &Db<'_>, instance: &Instance, allowed: &[InstanceStatus]) -> Result<(), Error> {
+    if let Some(recovery) = db.unsettled_recovery(instance.id)? {
+        return Err(busy(instance, &format!("recovery {} is {}", recovery.id, recovery.state.name()))
+            .hint("Wait until the recovery has ended, or abort it if it waits at its pause."));
+    }
+    if let Some(task) = db.unfinished_tasks(instance.id)?.iter().find(|task| holds_instance(task)) {
+        return Err(busy(instance, &format!("a task was {}", task_name(&task.kind)))
+            .hint("Wait until the instance is ACTIVE and try again."));
+    }
+    if !allowed.contains(&instance.status) {
+        return Err(busy(instance, &format!("instance status was {}", status_name(instance.status))).hint(
+            match instance.status {
+                InstanceStatus::Error => "Mend what its fault says, or recover the instance.",
+                InstanceStatus::Shutdown => "It is being deleted.",
+                InstanceStatus::Build | InstanceStatus::Active | InstanceStatus::Backup => {
+                    "Wait until the instance is ACTIVE; if nothing is going on, reset its status."
+                }
+            },
+        ));
+    }
+    Ok(())
+}
+
+/// In Trove's words.
+fn busy(instance: &Instance, why: &str) -> Error {
+    let id = instance.id;
+    Error::new(
+        ErrorKind::Busy,
+        format!("Instance {id} is not currently available for an action to be performed ({why})"),
+    )
+}
+
+/// Whether other tasks of the instance have to wait for this one's end.
+fn holds_instance(task: &Task) -> bool {
+    !matches!(task.kind, TaskKind::DeleteBackup { .. } | TaskKind::ReleaseRecovery { .. })
+}
+
+/// A task for people.
+pub(crate) fn task_name(kind: &TaskKind) -> &'static str {
+    match kind {
+        TaskKind::CreateInstance => "create_instance",
+        TaskKind::AdoptInstance => "adopt_instance",
+        TaskKind::DeleteInstance => "delete_instance",
+        TaskKind::CreateBackup { .. } => "create_backup",
+        TaskKind::DeleteBackup { .. } => "delete_backup",
+        TaskKind::Recover { .. } => "recover",
+        TaskKind::UndoRecovery { .. } => "undo_recovery",
+        TaskKind::ReleaseRecovery { .. } => "release_recovery",
+        TaskKind::RestartInstance => "restart_instance",
+    }
+}
+
+/// Trove's name of an instance's status.
+pub(crate) fn status_name(status: InstanceStatus) -> &'static str {
+    match status {
+        InstanceStatus::Build => "BUILD",
+        InstanceStatus::Active => "ACTIVE",
+        InstanceStatus::Backup => "BACKUP",
+        InstanceStatus::Shutdown => "SHUTDOWN",
+        InstanceStatus::Error => "ERROR",
+    }
+}
+
+/// A name as Trove takes them.
+fn check_name(name: &str) -> Result<(), Error> {
+    let is_fit =
+        name.chars().count() <= 255 && name.chars().any(char::is_alphanumeric) && !name.chars().any(char::is_control);
+    if is_fit {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, "`name` is not usable")
+        .hint("A name has 1 to 255 characters, at least one letter or digit, and no control characters."))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::service::bench::Bench;
+
+    #[test]
+    fn only_an_exact_token_is_known() {
+        let bench = Bench::new();
+        bench.store.write(|tx| tx.insert_token(&super::hex_of("secret"), "first")).unwrap();
+        assert!(bench.service.knows_token("secret").unwrap());
+        for wrong in ["", "Secret", "secret ", "secre", &super::hex_of("secret")] {
+            assert!(!bench.service.knows_token(wrong).unwrap(), "{wrong:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+fn hex_of(secret: &str) -> String {
+    format!("{:x}", Sha256::digest(secret.as_bytes()))
+}
