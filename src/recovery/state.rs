@@ -128,16 +128,9 @@ fn arrows(state: RecoveryState) -> &'static [(Event, RecoveryState)] {
         RecoveryState::Retained => {
             &[(Event::UndoFenced, RecoveryState::UndoFenced), (Event::Released, RecoveryState::Released)]
         }
-<<<<<<< HEAD
-        RecoveryState::UndoFenced => &[
-            (Event::UndoSwitched, RecoveryState::UndoSwitched),
-            (Event::UndoFailed, RecoveryState::Retained),
-        ],
-=======
         RecoveryState::UndoFenced => {
             &[(Event::UndoSwitched, RecoveryState::UndoSwitched), (Event::UndoFailed, RecoveryState::Retained)]
         }
->>>>>>> plan
         RecoveryState::UndoSwitched => &[(Event::Undone, RecoveryState::Undone)],
         RecoveryState::Undone | RecoveryState::Aborted | RecoveryState::Failed | RecoveryState::Released => &[],
     }
@@ -226,10 +219,6 @@ mod tests {
         for count in 0..=TO_RETAINED.len() {
             let state = walk(&TO_RETAINED[..count]).unwrap();
             let before_the_switch = count <= 4;
-<<<<<<< HEAD
-            assert_eq!(next(state, Event::Aborted).ok(), before_the_switch.then_some(RecoveryState::Aborted), "{state:?}");
-            assert_eq!(next(state, Event::Failed).ok(), before_the_switch.then_some(RecoveryState::Failed), "{state:?}");
-=======
             assert_eq!(
                 next(state, Event::Aborted).ok(),
                 before_the_switch.then_some(RecoveryState::Aborted),
@@ -240,7 +229,6 @@ mod tests {
                 before_the_switch.then_some(RecoveryState::Failed),
                 "{state:?}"
             );
->>>>>>> plan
         }
     }
 

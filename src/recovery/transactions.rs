@@ -91,17 +91,8 @@ fn names(tables: &[String], wanted: &str) -> bool {
 }
 
 fn summarize(facts: &ChunkFacts, transaction: &Transaction) -> TransactionSummary {
-<<<<<<< HEAD
-    let place = |position| Coordinate {
-        timeline: facts.timeline,
-        ordinal: facts.ordinal,
-        file: facts.file.clone(),
-        position,
-    };
-=======
     let place =
         |position| Coordinate { timeline: facts.timeline, ordinal: facts.ordinal, file: facts.file.clone(), position };
->>>>>>> plan
     TransactionSummary {
         gtid: transaction.gtid,
         begins_at: place(transaction.begin),
@@ -211,13 +202,9 @@ mod tests {
         let shown = without_secrets("CREATE USER a@b  IDENTIFIED BY 'hunter2'");
         assert_eq!(shown, "CREATE USER a@b ...");
         assert_eq!(without_secrets("SET PASSWORD FOR a = '*94BD'"), "SET ...");
-<<<<<<< HEAD
-        assert_eq!(without_secrets("ALTER TABLE users\n DROP COLUMN password"), "ALTER TABLE users DROP COLUMN password");
-=======
         assert_eq!(
             without_secrets("ALTER TABLE users\n DROP COLUMN password"),
             "ALTER TABLE users DROP COLUMN password"
         );
->>>>>>> plan
     }
 }

@@ -5,13 +5,8 @@ use crate::domain::id::BackupId;
 use crate::recovery::plan::Facts;
 use crate::recovery::plan::chain::Reached;
 use crate::recovery::plan::lineage::{Lineage, Place};
-<<<<<<< HEAD
-use crate::recovery::plan::skip::Skip;
-use crate::recovery::plan::refusal::{BaseFault, OldestBackup, PlanError, SkipFault};
-=======
 use crate::recovery::plan::refusal::{BaseFault, OldestBackup, PlanError, SkipFault};
 use crate::recovery::plan::skip::Skip;
->>>>>>> plan
 use crate::recovery::plan::stop::Stop;
 
 /// A completed backup and where it ends in a lineage.
@@ -105,12 +100,8 @@ fn usable<'a>(
     skips: &[Skip],
 ) -> Result<Base<'a>, PlanError> {
     let refuse = |why| PlanError::BaseNotUsable { backup: backup.id, why };
-<<<<<<< HEAD
-    let place = to_stop.place(&end.at).or_else(|| lineage.place(&end.at)).ok_or_else(|| refuse(BaseFault::OffTimeline))?;
-=======
     let place =
         to_stop.place(&end.at).or_else(|| lineage.place(&end.at)).ok_or_else(|| refuse(BaseFault::OffTimeline))?;
->>>>>>> plan
     if place > limit {
         let (end, stop) = (end.at.binlog_position(), stop.at.binlog_position());
         return Err(refuse(BaseFault::AfterTarget { end, stop }));

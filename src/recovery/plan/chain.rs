@@ -6,10 +6,7 @@
 use crate::domain::chunk::{Chunk, ChunkFacts, Gap, GtidRange};
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::{BinlogState, Gtid};
-<<<<<<< HEAD
-=======
 use crate::domain::timeline::Branch;
->>>>>>> plan
 use crate::domain::transaction::Transaction;
 use crate::error::{Error, ErrorKind};
 use crate::recovery::plan::ChunkSource;
@@ -81,10 +78,7 @@ impl From<Break> for PlanError {
 }
 
 #[derive(Debug)]
-<<<<<<< HEAD
-=======
 #[expect(clippy::large_enum_variant, reason = "one at a time, never kept: a box would be paid for every chunk")]
->>>>>>> plan
 pub(super) enum Step {
     Piece(Piece),
     /// Something is missing in front of the piece that comes next.
@@ -168,13 +162,9 @@ impl<'w> Walk<'w> {
         let end = chunk.facts.ends_at().order();
         if end <= self.seen {
             let message = format!("the catalog lists chunk `{}` out of order", chunk.key);
-<<<<<<< HEAD
-            return Err(Error::new(ErrorKind::Corrupt, message).hint("Rebuild the catalog from the repository.").into());
-=======
             return Err(Error::new(ErrorKind::Corrupt, message)
                 .hint("Rebuild the catalog from the repository.")
                 .into());
->>>>>>> plan
         }
         self.seen = end;
         Ok(Some(chunk))
@@ -197,11 +187,7 @@ impl<'w> Walk<'w> {
         piece
     }
 
-<<<<<<< HEAD
-    fn branch_of(&self, segment: usize) -> Option<&'w crate::domain::timeline::Branch> {
-=======
     fn branch_of(&self, segment: usize) -> Option<&'w Branch> {
->>>>>>> plan
         self.lineage.segment(segment).and_then(|segment| segment.timeline.branch.as_ref())
     }
 

@@ -50,13 +50,9 @@ impl<'a> Lineage<'a> {
         while let Some((id, cut)) = next {
             if segments.len() >= timelines.len() && timelines.iter().any(|timeline| timeline.id == id) {
                 let message = format!("timeline {tip} is its own ancestor");
-<<<<<<< HEAD
-                return Err(Error::new(ErrorKind::Corrupt, message).hint("Rebuild the catalog from the repository.").into());
-=======
                 return Err(Error::new(ErrorKind::Corrupt, message)
                     .hint("Rebuild the catalog from the repository.")
                     .into());
->>>>>>> plan
             }
             let timeline = timelines
                 .iter()

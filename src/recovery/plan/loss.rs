@@ -8,11 +8,7 @@ use crate::recovery::plan::chain::{Piece, Reached, Step, Walk};
 use crate::recovery::plan::lineage::{Lineage, Place, current};
 use crate::recovery::plan::reader::Reader;
 use crate::recovery::plan::refusal::PlanError;
-<<<<<<< HEAD
-use crate::recovery::plan::skip;
-=======
 use crate::recovery::plan::skip::{self, Skip};
->>>>>>> plan
 
 /// Counts the shipped transactions of the current lineage that lie behind the point where the way to `stop` leaves it.
 pub(super) fn given_up(
@@ -36,12 +32,6 @@ pub(super) fn given_up(
     // The current data lacks what its own branches left out, so that it cannot be given up.
     let absent_now = skip::left_out(reader, &current)?;
     let absent: BTreeSet<Gtid> = absent_now.iter().filter(|skip| skip.place >= begin).map(|skip| skip.gtid).collect();
-<<<<<<< HEAD
-    // What branches on the way to the stop leave out is given up where the current data shares the rest.
-    let mut left_out: BTreeSet<Gtid> =
-        skip::left_out(reader, &to_stop)?.iter().filter(|skip| skip.place < begin).map(|skip| skip.gtid).collect();
-    left_out.retain(|gtid| !absent_now.iter().any(|skip| skip.gtid == *gtid));
-=======
     // What branches on the way to the stop leave out is given up where the current data holds it.
     let is_current = |skip: &Skip| {
         let cut = current.segment(skip.place.segment).and_then(|segment| segment.cut);
@@ -51,7 +41,6 @@ pub(super) fn given_up(
     };
     let left_out = skip::left_out(reader, &to_stop)?;
     let left_out: BTreeSet<Gtid> = left_out.iter().filter(|skip| is_current(skip)).map(|skip| skip.gtid).collect();
->>>>>>> plan
     let number = |gtids: BTreeSet<Gtid>| u64::try_from(gtids.len()).unwrap_or(u64::MAX);
     Ok(transactions.saturating_add(number(left_out)).saturating_sub(number(absent)))
 }

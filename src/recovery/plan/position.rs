@@ -40,12 +40,8 @@ pub(super) fn resolve_position(
     }
     if files.len() > 1 && named.is_none() {
         let mut timelines: Vec<TimelineName> = Vec::new();
-<<<<<<< HEAD
-        for name in files.iter().filter_map(|file| lineage.segment(file.segment)).map(|s| TimelineName::of(s.timeline)) {
-=======
         for name in files.iter().filter_map(|file| lineage.segment(file.segment)).map(|s| TimelineName::of(s.timeline))
         {
->>>>>>> plan
             if !timelines.contains(&name) {
                 timelines.push(name);
             }
@@ -119,17 +115,12 @@ fn stop_in(
             if chunk.facts.ordinal != file.ordinal || cut.is_some_and(|cut| chunk.facts.begin >= cut) {
                 return stop.ok_or_else(|| beyond(facts, lineage, file, position, Some(&chunk)));
             }
-<<<<<<< HEAD
-            if stop.is_none() && chunk.facts.begin > offset.saturating_sub(1) {
-                return Err(hole_at(&chunk)); // The byte before the offset is in no chunk.
-=======
             match stop {
                 // The byte before the offset is in no chunk.
                 None if chunk.facts.begin > offset.saturating_sub(1) => return Err(hole_at(&chunk)),
                 // A hole: the first excluded transaction is in it.
                 Some(stop) if chunk.facts.begin != seen => return Ok(stop),
                 Some(_) | None => {}
->>>>>>> plan
             }
             seen = chunk.facts.end;
             let to = cut.map_or(chunk.facts.end, |cut| cut.min(chunk.facts.end));
@@ -191,16 +182,7 @@ fn hole_at(chunk: &Chunk) -> PlanError {
     PlanError::BinlogGap(Box::new(BinlogGap { after, missing: Vec::new(), reason, reachable }))
 }
 
-<<<<<<< HEAD
-fn unknown(
-    facts: &Facts<'_>,
-    lineage: &Lineage<'_>,
-    position: &BinlogPosition,
-    file_end: Option<u64>,
-) -> PlanError {
-=======
 fn unknown(facts: &Facts<'_>, lineage: &Lineage<'_>, position: &BinlogPosition, file_end: Option<u64>) -> PlanError {
->>>>>>> plan
     let mut elsewhere = Vec::new();
     for timeline in facts.timelines {
         let is_whole = lineage.tip().map(|tip| tip.id) == Some(timeline.id);

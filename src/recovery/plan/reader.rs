@@ -66,17 +66,11 @@ impl<'a> Reader<'a> {
         for chunk in self.source.holding(&gtid)? {
             // Ranges have holes, so that only the chunk itself tells.
             let transactions = self.transactions(&chunk)?;
-<<<<<<< HEAD
-            found.extend(transactions.iter().filter(|transaction| transaction.gtid == gtid).map(|transaction| Located {
-                begins_at: coordinate(&chunk.facts, transaction.begin),
-                ends_at: coordinate(&chunk.facts, transaction.end),
-=======
             found.extend(transactions.iter().filter(|transaction| transaction.gtid == gtid).map(|transaction| {
                 Located {
                     begins_at: coordinate(&chunk.facts, transaction.begin),
                     ends_at: coordinate(&chunk.facts, transaction.end),
                 }
->>>>>>> plan
             }));
         }
         Ok(found)

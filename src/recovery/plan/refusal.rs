@@ -16,32 +16,6 @@ use crate::error::{Error, ErrorKind};
 #[derive(Debug)]
 pub(crate) enum PlanError {
     /// Something else is being done with the instance.
-<<<<<<< HEAD
-    Busy { with: String },
-    /// No completed backup ends at or before the target.
-    NoBackupBefore { target: String, oldest: Option<OldestBackup> },
-    /// Binlog between the base and the target was never shipped.
-    BinlogGap(Box<BinlogGap>),
-    TargetInFuture { target: Timestamp, now: Timestamp },
-    /// The target may lie behind what has reached the repository.
-    NotShippedYet { target: String, reachable: Reachable },
-    UnknownGtid { gtid: Gtid, timeline: Option<TimelineName> },
-    /// The GTID was used in more than one place.
-    AmbiguousGtid { gtid: Gtid, places: Vec<(TimelineName, BinlogPosition)> },
-    /// More than one binlog file of the lineage has that name.
-    AmbiguousPosition { position: BinlogPosition, timelines: Vec<TimelineName> },
-    /// No such file in the lineage, or no such offset in it. `elsewhere`: timelines off the lineage that have the file.
-    UnknownPosition { position: BinlogPosition, file_end: Option<u64>, elsewhere: Vec<TimelineName> },
-    UnknownTimeline { timeline: TimelineId },
-    UnknownBackup { backup: BackupId },
-    BackupNotCompleted { backup: BackupId, status: BackupStatus },
-    BackupOfOtherInstance { backup: BackupId },
-    /// The backup asked for as the base does not lead to the target.
-    BaseNotUsable { backup: BackupId, why: BaseFault },
-    SkipNotInRange { gtid: Gtid, why: SkipFault },
-    VersionMismatch { base: BackupId, base_version: String, server_version: String },
-    DiskShort { needed: u64, free: u64 },
-=======
     Busy {
         with: String,
     },
@@ -112,7 +86,6 @@ pub(crate) enum PlanError {
         needed: u64,
         free: u64,
     },
->>>>>>> plan
     /// Reading the catalog or the repository failed.
     Source(Error),
 }
@@ -308,17 +281,8 @@ impl PlanError {
                 "List what there is with `coffer transactions`; a transaction committed just now is there in a moment."
                     .to_owned()
             }
-<<<<<<< HEAD
-            PlanError::AmbiguousGtid { .. } => {
-                "Name the timeline too, or give the target as a time.".to_owned()
-            }
-            PlanError::AmbiguousPosition { .. } => {
-                "Name the timeline too, or give the transaction's GTID.".to_owned()
-            }
-=======
             PlanError::AmbiguousGtid { .. } => "Name the timeline too, or give the target as a time.".to_owned(),
             PlanError::AmbiguousPosition { .. } => "Name the timeline too, or give the transaction's GTID.".to_owned(),
->>>>>>> plan
             PlanError::UnknownPosition { elsewhere, .. } if !elsewhere.is_empty() => {
                 format!("A file of that name is in {}; name the timeline to reach it.", list(elsewhere))
             }
@@ -334,13 +298,9 @@ impl PlanError {
             PlanError::BackupOfOtherInstance { .. } => {
                 "Choose a backup of this instance with `coffer backup list`.".to_owned()
             }
-<<<<<<< HEAD
-            PlanError::BaseNotUsable { .. } => "Leave the backup out to let the newest fitting one be chosen.".to_owned(),
-=======
             PlanError::BaseNotUsable { .. } => {
                 "Leave the backup out to let the newest fitting one be chosen.".to_owned()
             }
->>>>>>> plan
             PlanError::SkipNotInRange { .. } => {
                 "Leave out only transactions between the oldest backup and the target.".to_owned()
             }
@@ -372,15 +332,11 @@ fn gap_message(gap: &BinlogGap) -> String {
 
 fn range(range: &GtidRange) -> String {
     let GtidRange { domain, server_id, first, last } = range;
-<<<<<<< HEAD
-    if first == last { format!("{domain}-{server_id}-{first}") } else { format!("{domain}-{server_id}-{first}..{last}") }
-=======
     if first == last {
         format!("{domain}-{server_id}-{first}")
     } else {
         format!("{domain}-{server_id}-{first}..{last}")
     }
->>>>>>> plan
 }
 
 fn list(timelines: &[TimelineName]) -> String {

@@ -4,11 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::domain::gtid::{Gtid, GtidPosition};
 use crate::domain::recovery::{PlannedChunk, PlannedTransaction};
-<<<<<<< HEAD
-use crate::domain::transaction::TransactionKind;
-=======
 use crate::domain::transaction::{Transaction, TransactionKind};
->>>>>>> plan
 use crate::error::{Error, ErrorKind};
 use crate::recovery::plan::base::Base;
 use crate::recovery::plan::chain::Piece;
@@ -34,16 +30,7 @@ pub(super) struct Replay {
 }
 
 /// Adds the pieces up. Reads only chunks that are not replayed whole, and the last one.
-<<<<<<< HEAD
-pub(super) fn sum(
-    reader: &Reader<'_>,
-    base: &Base<'_>,
-    pieces: &[Piece],
-    skips: &[Skip],
-) -> Result<Replay, PlanError> {
-=======
 pub(super) fn sum(reader: &Reader<'_>, base: &Base<'_>, pieces: &[Piece], skips: &[Skip]) -> Result<Replay, PlanError> {
->>>>>>> plan
     let mut replay = Replay {
         transactions: 0,
         position: base.end.position.clone(),
@@ -67,11 +54,7 @@ pub(super) fn sum(reader: &Reader<'_>, base: &Base<'_>, pieces: &[Piece], skips:
     for piece in pieces.iter().rev().filter(|piece| piece.chunk.facts.transactions > 0) {
         let skipped = skipped_in(piece, skips);
         let transactions = reader.transactions(&piece.chunk)?;
-<<<<<<< HEAD
-        let comes_back = |t: &&crate::domain::transaction::Transaction| piece.holds(t) && !skipped.contains(&t.gtid);
-=======
         let comes_back = |t: &&Transaction| piece.holds(t) && !skipped.contains(&t.gtid);
->>>>>>> plan
         if let Some(last) = transactions.iter().rfind(comes_back) {
             replay.last = Some(planned_transaction(piece, last));
             replay.has_xa = transactions.iter().filter(comes_back).any(|t| t.kind == TransactionKind::Xa);

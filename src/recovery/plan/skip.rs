@@ -35,15 +35,12 @@ pub(super) fn gather(
 ) -> Result<Vec<Skip>, PlanError> {
     let to_stop = lineage.up_to(stop.segment);
     let mut skips = left_out(reader, &to_stop)?;
-<<<<<<< HEAD
-=======
     for (segment, gtid) in to_stop.left_out() {
         if !skips.iter().any(|skip| skip.gtid == gtid) {
             // Not in the catalog any more: any base from before the branch may hold it.
             skips.push(Skip { gtid, place: Place::begin_of(0), crossed_at: Some(segment) });
         }
     }
->>>>>>> plan
     let crossed: BTreeSet<Gtid> = skips.iter().map(|skip| skip.gtid).collect();
     let asked: BTreeSet<Gtid> = asked.iter().copied().filter(|gtid| !crossed.contains(gtid)).collect();
     for gtid in asked {

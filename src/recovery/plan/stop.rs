@@ -9,11 +9,7 @@ use crate::domain::recovery::PlannedTransaction;
 use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::timeline::Timeline;
 use crate::recovery::plan::base::{self, Base};
-<<<<<<< HEAD
-use crate::recovery::plan::chain::{Piece, Reached, Step, Walk};
-=======
 use crate::recovery::plan::chain::{Break, Piece, Reached, Step, Walk};
->>>>>>> plan
 use crate::recovery::plan::lineage::{Lineage, Place, current};
 use crate::recovery::plan::position::resolve_position;
 use crate::recovery::plan::reader::{Located, Reader};
@@ -65,17 +61,6 @@ pub(super) fn resolve<'a>(
             at(lineage, located.begins_at, Vec::new())
         }
         Point::Position(position) => {
-<<<<<<< HEAD
-            let (stop, warnings) = resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
-                transaction.begin >= offset
-            })?;
-            at(lineage, stop, warnings)
-        }
-        Point::BeforePosition(position) => {
-            let (stop, warnings) = resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
-                transaction.end > offset
-            })?;
-=======
             let (stop, warnings) =
                 resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
                     transaction.begin >= offset
@@ -87,7 +72,6 @@ pub(super) fn resolve<'a>(
                 resolve_position(facts, reader, &lineage, named, position, |offset, transaction| {
                     transaction.end > offset
                 })?;
->>>>>>> plan
             at(lineage, stop, warnings)
         }
         Point::Latest => resolve_latest(facts, lineage, target),
@@ -199,34 +183,6 @@ fn walk_to_second(
     warnings: &mut Vec<Warning>,
 ) -> Result<Stop, PlanError> {
     let mut walk = Walk::new(facts.source, lineage, begin.reached());
-<<<<<<< HEAD
-    let mut before = walk.reached().clone();
-    // Whether a transaction of the segment that the walk is in comes back.
-    let mut begun = true;
-    let reached = loop {
-        match walk.step()? {
-            None => break walk.reached().clone(),
-            Some(Step::Break(hole)) if second > hole.reached.clock => return Err(hole.into()),
-            Some(Step::Break(hole)) => {
-                warnings.push(Warning::GapFollows { second });
-                break hole.reached;
-            }
-            Some(Step::Piece(piece)) => {
-                if piece.segment != before.place.segment {
-                    begun = false;
-                }
-                if piece.chunk.facts.clock_after() > second
-                    && let Some(excluded) = reader.first(&piece, |transaction| transaction.committed_at > second)?
-                {
-                    let any = reader.first(&piece, |transaction| transaction.committed_at <= second)?.is_some();
-                    return Ok(excluded_at(lineage, &piece, excluded.begin, begun || any));
-                }
-                begun |= piece.chunk.facts.transactions > 0;
-                before = walk.reached().clone();
-            }
-        }
-    };
-=======
     let mut segment = begin.place.segment;
     // Whether a transaction of the segment that the walk is in comes back.
     let mut begun = true;
@@ -268,7 +224,6 @@ fn walk_to_second(
     if hole.is_some() {
         warnings.push(Warning::GapFollows { second });
     }
->>>>>>> plan
     let stop = here(&reached).unwrap_or_else(|| Stop { place: begin.place, at: begin.end.at.clone() });
     let is_current = lineage.tip().map(|tip| tip.id) == current(facts.timelines).map(|timeline| timeline.id);
     // Only a look in a later second proves that nothing more was committed in this one.
@@ -290,13 +245,7 @@ fn excluded_at(lineage: &Lineage<'_>, piece: &Piece, begin: u64, begun: bool) ->
         Some(branch) if !begun && piece.segment > 0 => {
             Stop { place: Place::begin_of(piece.segment), at: branch.at.clone() }
         }
-<<<<<<< HEAD
-        Some(_) | None => {
-            Stop { place: Place { position: begin, ..piece.ends_at() }, at: piece.coordinate(begin) }
-        }
-=======
         Some(_) | None => Stop { place: Place { position: begin, ..piece.ends_at() }, at: piece.coordinate(begin) },
->>>>>>> plan
     }
 }
 

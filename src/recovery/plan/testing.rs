@@ -12,10 +12,7 @@
 //! transaction 100, a rotation 44. Seconds count from 2026-07-01T12:00:00Z. While it is read, the notation also tells
 //! what the server's data held after each transaction, for tests that compare a plan with the naive truth.
 
-<<<<<<< HEAD
-=======
 use std::cell::Cell;
->>>>>>> plan
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -67,11 +64,8 @@ pub(in crate::recovery) struct Catalog {
     pub(in crate::recovery) server_version: String,
     pub(in crate::recovery) free_disk_bytes: Option<u64>,
     pub(in crate::recovery) busy: Option<String>,
-<<<<<<< HEAD
-=======
     /// Chunks whose transactions a plan has read.
     pub(in crate::recovery) reads: Cell<usize>,
->>>>>>> plan
     writer: Writer,
 }
 
@@ -110,10 +104,7 @@ impl Catalog {
             server_version: "10.11.19-MariaDB".to_owned(),
             free_disk_bytes: None,
             busy: None,
-<<<<<<< HEAD
-=======
             reads: Cell::new(0),
->>>>>>> plan
             writer: Writer::default(),
         };
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -350,13 +341,7 @@ impl Catalog {
         let timeline = self.timelines.len() - 1;
         let (state, rest) = match words {
             ["after", gtid, rest @ ..] => (self.state_index(timeline, gtid), rest),
-<<<<<<< HEAD
-            ["begin", rest @ ..] => {
-                (self.states.iter().position(|state| state.timeline == timeline).unwrap(), rest)
-            }
-=======
             ["begin", rest @ ..] => (self.states.iter().position(|state| state.timeline == timeline).unwrap(), rest),
->>>>>>> plan
             _ => panic!("not a backup: {words:?}"),
         };
         let id: BackupId = format!("30000000-0000-4000-8000-{:012}", self.backups.len()).parse().unwrap();
@@ -508,10 +493,7 @@ impl ChunkSource for Catalog {
     }
 
     fn transactions(&self, chunk: &Chunk) -> Result<Vec<Transaction>, Error> {
-<<<<<<< HEAD
-=======
         self.reads.set(self.reads.get() + 1);
->>>>>>> plan
         Ok(self.transactions_of(chunk))
     }
 

@@ -196,29 +196,21 @@ fn a_file_name_of_two_timelines_asks_for_one_of_them() {
         "position b.000001:456",
         "refused: more than one binlog file is named b.000001: timeline 1 (T1), timeline 2 (T2)",
     );
-<<<<<<< HEAD
-    check(BRANCHED, "position b.000001:456 timeline 1", "full-1 + 2; stop T1 b.000001:456 +11; last 2, next 3; gives up 5");
-=======
     check(
         BRANCHED,
         "position b.000001:456 timeline 1",
         "full-1 + 2; stop T1 b.000001:456 +11; last 2, next 3; gives up 5",
     );
->>>>>>> plan
     check(
         BRANCHED,
         "position b.000001:356 timeline 2",
         "full-1 + 2 3 4 7; stop T2 b.000001:356 +30; last 7, next 8; gives up 2",
     );
-<<<<<<< HEAD
-    check(BRANCHED, "position c.000002:300", "full-1 + 2 3 4 7 8 9; stop T2 c.000002:356 +32; last 9, next none; gives up 0");
-=======
     check(
         BRANCHED,
         "position c.000002:300",
         "full-1 + 2 3 4 7 8 9; stop T2 c.000002:356 +32; last 9, next none; gives up 0",
     );
->>>>>>> plan
     check(BRANCHED, "position b.000002:300", "refused: there is no position b.000002:300 in the timeline and its past");
     let catalog = Catalog::parse(BRANCHED);
     let error: Error = catalog.plan(&catalog.target("position b.000002:300")).unwrap_err().into();
@@ -352,15 +344,11 @@ fn a_server_of_another_series_a_short_disk_and_a_busy_instance_are_refused() {
             needed - 1
         ),
     );
-<<<<<<< HEAD
-    check(&format!("{PLAIN}\nfree {needed}"), "time 12", "full-1 + 3 4; stop T1 b.000001:656 +12; last 4, next 5; gives up 3");
-=======
     check(
         &format!("{PLAIN}\nfree {needed}"),
         "time 12",
         "full-1 + 3 4; stop T1 b.000001:656 +12; last 4, next 5; gives up 3",
     );
->>>>>>> plan
     check(&format!("{PLAIN}\nbusy backup"), "latest", "refused: the instance is busy: backup");
 }
 
@@ -379,11 +367,7 @@ fn warnings_say_what_is_true_of_the_plan() {
     );
     assert!(told(&format!("{PLAIN}\nshipped as of 20"), "time 20").contains("may have committed more at"));
     assert!(told(&format!("{PLAIN}\nserver 10.11.20"), "latest").contains("10.11.19-MariaDB, the server is 10.11.20"));
-<<<<<<< HEAD
-    assert!(told(PLAIN, "latest skip 4").starts_with("1 transactions are left out"));
-=======
     assert!(told(PLAIN, "latest skip 4").starts_with("transactions left out: 1;"));
->>>>>>> plan
     let long = "timeline 1\n file b.000001: 1@10 2@100000x\n backup full-1 after 1";
     let warnings = told(long, "latest");
     assert!(warnings.contains("ends 27 hours before") && warnings.contains("XA RECOVER"), "{warnings}");
@@ -408,20 +392,14 @@ fn a_plan_holds_what_the_recovery_reads_and_costs() {
 #[test]
 fn every_refusal_has_a_remedy() {
     let catalog = Catalog::parse(&format!("{BRANCHED}\nshipped as of 32\nnow 40"));
-<<<<<<< HEAD
-    for target in ["time 5", "time 36", "time 99", "gtid 99", "position b.000001:300", "position x.1:1", "latest base no"] {
-=======
     for target in
         ["time 5", "time 36", "time 99", "gtid 99", "position b.000001:300", "position x.1:1", "latest base no"]
     {
->>>>>>> plan
         let error: Error = catalog.plan(&catalog.target(target)).unwrap_err().into();
         assert!(error.hint_text().is_some_and(|hint| hint.ends_with('.')), "{target}: {error}");
         assert!(!error.message().ends_with('.'), "{target}: {error}");
     }
 }
-<<<<<<< HEAD
-=======
 
 #[test]
 fn only_the_chunks_around_the_decisions_are_read() {
@@ -492,4 +470,3 @@ fn a_second_that_a_gap_divides_is_refused_and_one_that_ends_at_the_gap_is_warned
     let told = Catalog::parse(&catalog(11));
     assert!(matches!(told.plan(&told.target("time 11")), Err(crate::recovery::plan::PlanError::BinlogGap(_))));
 }
->>>>>>> plan

@@ -8,23 +8,6 @@ use crate::recovery::plan::refusal::{TimelineName, utc};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Warning {
     /// The target's second holds transactions: all of them come back.
-<<<<<<< HEAD
-    WholeSecond { second: i64, last: Gtid, what: String },
-    /// The server may have committed more in the target's second, which is not in the repository.
-    SecondStillOpen { second: i64 },
-    /// Binlog right behind the stop was never shipped.
-    GapFollows { second: i64 },
-    /// The target lies where the parent timeline went on and was given up.
-    ParentWentOn { timeline: TimelineName },
-    /// Two files of that name: the newest was taken.
-    NewestFileOfName { file: String },
-    /// The stop is on a timeline that was given up.
-    Abandoned { timeline: TimelineName },
-    LongReplay { hours: i64 },
-    Xa,
-    Skips { count: usize },
-    PatchLevel { base_version: String, server_version: String },
-=======
     WholeSecond {
         second: i64,
         last: Gtid,
@@ -61,7 +44,6 @@ pub(super) enum Warning {
         base_version: String,
         server_version: String,
     },
->>>>>>> plan
 }
 
 impl fmt::Display for Warning {
@@ -73,15 +55,6 @@ impl fmt::Display for Warning {
                  to cut within the second, name a transaction",
                 utc(*second)
             ),
-<<<<<<< HEAD
-            Warning::SecondStillOpen { second } => write!(
-                f,
-                "the server may have committed more at {} than has reached the repository",
-                utc(*second)
-            ),
-            Warning::GapFollows { second } => {
-                write!(f, "binlog right after the stop was never shipped; it may hold more transactions of {}", utc(*second))
-=======
             Warning::SecondStillOpen { second } => {
                 write!(f, "the server may have committed more at {} than has reached the repository", utc(*second))
             }
@@ -91,7 +64,6 @@ impl fmt::Display for Warning {
                     "binlog right after the stop was never shipped; it may hold more transactions of {}",
                     utc(*second)
                 )
->>>>>>> plan
             }
             Warning::ParentWentOn { timeline } => write!(
                 f,
@@ -110,11 +82,7 @@ impl fmt::Display for Warning {
                 "XA transactions are among the last ones replayed; look for prepared ones with XA RECOVER afterwards",
             ),
             Warning::Skips { count } => {
-<<<<<<< HEAD
-                write!(f, "{count} transactions are left out; later ones that build on them may fail to replay")
-=======
                 write!(f, "transactions left out: {count}; later ones that build on them may fail to replay")
->>>>>>> plan
             }
             Warning::PatchLevel { base_version, server_version } => {
                 write!(f, "the base was taken from version {base_version}, the server is {server_version}")
