@@ -9,5 +9,6 @@ mod domain;
 mod durable;
 mod error;
 mod recovery;
+mod storage;
 
 fn main() {}
