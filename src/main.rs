@@ -9,6 +9,7 @@ mod domain;
 mod durable;
 mod error;
 mod recovery;
+mod repository;
 mod storage;
 
 fn main() {}
