@@ -4,7 +4,9 @@
 
 #![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
 
+mod agent;
 mod api;
+mod appliance;
 mod binlog;
 mod cli;
 mod client;
@@ -19,7 +21,9 @@ mod logging;
 mod process;
 mod queue;
 mod recovery;
+mod repository;
 mod service;
+mod storage;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -60,12 +64,14 @@ fn run(command: Command) -> Result<(), Error> {
     }
 }
 
-/// STUB for the integration: `--help-config` prints `config::help_config()`, otherwise `appliance::run(serve.config)`.
-fn run_serve(_serve: cli::Serve) -> Result<(), Error> {
-    Err(Error::new(ErrorKind::Unsupported, "`serve` is not wired yet"))
+fn run_serve(serve: cli::Serve) -> Result<(), Error> {
+    if serve.help_config {
+        return client::print(&config::help_config());
+    }
+    appliance::run(serve.config)
 }
 
-/// STUB for the integration: `agent::check::run(...)` with the socket, the option file and the configuration.
-fn run_check(_check: cli::Check) -> Result<(), Error> {
-    Err(Error::new(ErrorKind::Unsupported, "`check` is not wired yet"))
+/// Looks at one server, named by its socket and the option file with the login.
+fn run_check(check: cli::Check) -> Result<(), Error> {
+    agent::check::run(&check)
 }

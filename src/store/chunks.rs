@@ -82,8 +82,9 @@ impl Db<'_> {
 
     /// The sum of an instance's chunks.
     pub(crate) fn chunk_totals(&self, instance: InstanceId) -> Result<ChunkTotals, Error> {
-        let count =
-            |row: &Row<'_>, name| Ok(sql::column::<Option<i64>>(row, name)?.and_then(|n| u64::try_from(n).ok()));
+        let count = |row: &Row<'_>, name| -> rusqlite::Result<Option<u64>> {
+            Ok(sql::column::<Option<i64>>(row, name)?.and_then(|n| u64::try_from(n).ok()))
+        };
         let totals = self.first(TOTALS, [instance.to_string()], |row| {
             Ok(ChunkTotals {
                 chunks: count(row, "chunks")?.unwrap_or(0),

@@ -1,0 +1,114 @@
+//! Where the repository's objects lie: a flat store of immutable objects under names.
+//!
+//! Drivers know bytes and names and nothing of what the objects mean; that is `repository`'s. Nothing here is ever
+//! overwritten: a name holds what makes it unique, so the same name with other bytes is a fault and is told as one.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind};
+
+#[cfg(test)]
+pub(crate) mod faulty;
+pub(crate) mod local;
+#[cfg(test)]
+pub(crate) mod scratch;
+#[cfg(test)]
+pub(crate) mod suite;
+mod url;
+
+/// Longest key; S3 allows 1024 bytes, and a prefix has to fit too.
+const KEY_BYTES_MAX: usize = 512;
+
+/// A flat store of immutable objects. Contract, checked for every driver by `storage::suite`:
+///
+/// - `put` is atomic and durable: a key is absent or complete, whatever happens.
+/// - `put` on a key that exists is Ok when the content is the same and `Conflict` when it is not; nothing is replaced.
+/// - `get` of a missing key is `NotFound`, never an empty reader. What its reader fails with can be had by `error_of`.
+/// - `list` is in byte order of the keys, begins behind `after`, and never shows an incomplete object.
+/// - `delete` of a missing key is Ok.
+/// - A store that is not there is `Unavailable`, with the place and the remedy; it is never made anew in silence.
+pub(crate) trait ObjectStore: Send + Sync {
+    fn put(&self, key: &str, body: Body<'_>) -> Result<(), Error>;
+    fn get(&self, key: &str) -> Result<Box<dyn Read + Send>, Error>;
+    /// The object's size, `None` when there is none.
+    fn size(&self, key: &str) -> Result<Option<u64>, Error>;
+    /// At most `limit` objects whose key begins with `prefix` and is greater than `after`.
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<StoredObject>, Error>;
+    fn delete(&self, key: &str) -> Result<(), Error>;
+    /// The address of the store, without credentials.
+    fn url(&self) -> String;
+}
+
+/// What `put` stores. Both forms can be read again from the start, which a retry needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Body<'a> {
+    Bytes(&'a [u8]),
+    File(&'a Path),
+}
+
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredObject {
+    pub(crate) key: String,
+    pub(crate) bytes: u64,
+}
+
+/// Opens the store at `url`; a folder that does not exist yet is made.
+pub(crate) fn open(url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+    let folder = url::parse(url)?;
+    Ok(Arc::new(local::LocalStore::create(&folder)?))
+}
+
+/// Opens the store at `url`, which must exist; anything else is `Unavailable`.
+pub(crate) fn open_existing(url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+    let folder = url::parse(url)?;
+    Ok(Arc::new(local::LocalStore::open(&folder)?))
+}
+
+/// The error that a reader of ours put into `err`, or one that says what was being done.
+pub(crate) fn error_of(err: io::Error, doing: &str) -> Error {
+    match err.downcast::<Error>() {
+        Ok(error) => error,
+        Err(err) if err.kind() == io::ErrorKind::StorageFull => {
+            Error::new(ErrorKind::NoSpace, doing).with_source(err).hint("Free space on that file system and try again.")
+        }
+        Err(err) => Error::new(ErrorKind::Io, doing).with_source(err),
+    }
+}
+
+/// Refuses keys that a driver could take for anything but a name below its root.
+fn check_key(key: &str) -> Result<(), Error> {
+    let good_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let good_segment = |s: &str| !s.is_empty() && !s.starts_with('.') && s.bytes().all(good_byte);
+    if key.len() <= KEY_BYTES_MAX && key.split('/').all(good_segment) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, format!("`{}` is not an object key", key.escape_debug())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_cannot_leave_the_store() {
+        for bad in
+            ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\0", ".hidden", "a/.b", "ä", &"x".repeat(600)]
+        {
+            assert_eq!(check_key(bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad:?}");
+        }
+        for good in ["coffer.json", "a/b-c_d.zst"] {
+            check_key(good).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_error_of_ours_survives_the_way_through_io() {
+        let err = io::Error::other(Error::new(ErrorKind::Corrupt, "bad part"));
+        assert_eq!(error_of(err, "reading").kind(), ErrorKind::Corrupt);
+        assert_eq!(error_of(io::Error::from_raw_os_error(5), "reading").kind(), ErrorKind::Io);
+        assert_eq!(error_of(io::Error::from_raw_os_error(28), "writing").kind(), ErrorKind::NoSpace);
+    }
+}
