@@ -110,7 +110,8 @@ impl Appliance {
     }
 }
 
-fn tools(config: &Config) -> Tools {
+/// The programs that the configuration names.
+pub(crate) fn tools(config: &Config) -> Tools {
     Tools {
         server: config.mariadb.server.clone(),
         install_db: config.mariadb.install_db.clone(),

@@ -8,6 +8,7 @@ mod agent;
 mod api;
 mod appliance;
 mod binlog;
+mod check;
 mod cli;
 mod client;
 mod clock;
@@ -38,8 +39,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     match cli::parse(&words) {
         Parsed::Print(text) => {
-            // Whoever asked for help and went away needs none.
-            let _ = write!(std::io::stdout().lock(), "{text}");
+            show(&text);
             ExitCode::SUCCESS
         }
         Parsed::Wrong(text) => {
@@ -66,12 +66,18 @@ fn run(command: Command) -> Result<(), Error> {
 
 fn run_serve(serve: cli::Serve) -> Result<(), Error> {
     if serve.help_config {
-        return client::print(&config::help_config());
+        show(&config::help_config());
+        return Ok(());
     }
     appliance::run(serve.config)
 }
 
+fn show(text: &str) {
+    // Whoever asked for help and went away needs none.
+    let _ = write!(std::io::stdout().lock(), "{text}");
+}
+
 /// Looks at one server, named by its socket and the option file with the login.
 fn run_check(check: cli::Check) -> Result<(), Error> {
-    agent::check::run(&check)
+    check::run(&check)
 }

@@ -19,7 +19,9 @@ use crate::domain::id::{BackupId, TaskId};
 use crate::domain::instance::{Instance, InstanceStatus};
 use crate::domain::task::ProgressUnit;
 use crate::error::{Error, ErrorKind, io_error};
-use crate::repository::manifest::Manifest;
+use crate::repository;
+use crate::repository::manifest::{COMPRESSION, Manifest, Part};
+use crate::repository::writer::BackupWriter;
 
 /// How long the shipper may take to reach the end of a backup.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -68,7 +70,7 @@ fn run(
     reporter.step("waiting for the binlog up to the end of the backup");
     let end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.ends_at)?;
     let manifest = Manifest {
-        format: Manifest::FORMAT,
+        format: repository::FORMAT,
         backup: backup.id,
         instance: instance.id,
         timeline: end.at.timeline,
@@ -77,7 +79,7 @@ fn run(
         server_version: stored.server_version.clone(),
         tool: "mariadb-backup".to_owned(),
         tool_version: stored.tool_version,
-        compression: "zstd".to_owned(),
+        compression: COMPRESSION.to_owned(),
         raw_bytes: stored.raw_bytes,
         sha256: stored.sha256,
         parts: stored.parts,
@@ -96,7 +98,7 @@ fn run(
 }
 
 struct StoredStream {
-    parts: Vec<crate::repository::manifest::Part>,
+    parts: Vec<Part>,
     raw_bytes: u64,
     sha256: String,
     ends_at: BinlogPosition,
@@ -121,7 +123,9 @@ fn store_stream(
     let result = (|| {
         let mut running =
             mariadb::begin_backup(&context.tools, &instance.server, &target_dir, &log, &context.stopping)?;
-        let mut writer = context.repository.backup_writer(instance.id, backup.id, Arc::clone(&context.stopping))?;
+        let mut writer =
+            BackupWriter::begin(&context.repository, instance.id, backup.id, Arc::clone(&context.stopping))?;
+        let transferred = writer.progress();
         let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
         let mut buffer = vec![0_u8; BUFFER_BYTES];
         loop {
@@ -133,17 +137,17 @@ fn store_stream(
                 break;
             }
             tap.push(&buffer[..count])?;
-            writer.write_all(&buffer[..count]).map_err(|err| writer.failure(err))?;
-            backup.raw_bytes = writer.raw_bytes().load(Ordering::Relaxed);
-            backup.stored_bytes = writer.stored_bytes().load(Ordering::Relaxed);
+            writer.write_all(&buffer[..count]).map_err(stream_error)?;
+            backup.raw_bytes = transferred.raw.load(Ordering::Relaxed);
+            backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
             reporter.report("backing up", backup.raw_bytes, 0, ProgressUnit::Bytes);
         }
         let stderr_tail = running.wait()?;
         mariadb::check_completed("mariadb-backup --backup", &stderr_tail)?;
         let files = tap.finish()?;
-        let finished = writer.finish()?;
-        backup.raw_bytes = finished.raw_bytes;
-        backup.stored_bytes = finished.parts.iter().map(|part| part.stored_bytes).sum();
+        let parts = writer.finish()?;
+        backup.raw_bytes = writer.raw_bytes();
+        backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
         let text = |name: &str| {
             files.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
                 Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{name}`"))
@@ -156,14 +160,23 @@ fn store_stream(
             ends_at: mariadb::parse_binlog_info(&text(BINLOG_INFO)?)?,
             server_version: version("server_version"),
             tool_version: version("tool_version"),
-            parts: finished.parts,
-            raw_bytes: finished.raw_bytes,
-            sha256: finished.sha256,
+            parts,
+            raw_bytes: writer.raw_bytes(),
+            sha256: writer.sha256().to_owned(),
         })
     })();
     // The tool leaves only empty files there; what it may leave is no reason to fail.
     let _ = std::fs::remove_dir_all(&target_dir);
     result
+}
+
+/// An error of the pipeline comes through `io::Write`; it is taken out again, so that its kind and hint survive.
+fn stream_error(err: std::io::Error) -> Error {
+    let kind = err.kind();
+    match err.into_inner().and_then(|inner| inner.downcast::<Error>().ok()) {
+        Some(err) => *err,
+        None => Error::new(ErrorKind::Io, format!("unable to store the backup's stream ({kind})")),
+    }
 }
 
 /// Waits until the binlog up to the backup's end is in the repository, and says exactly what that end is.

@@ -62,6 +62,15 @@ pub(crate) struct Replay {
     pub(crate) end: GtidPosition,
 }
 
+/// An event of the server's scheduler, as it was before the replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ScheduledEvent {
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    /// As in `mysql.event`: `ENABLED`, `DISABLED`, `SLAVESIDE_DISABLED`.
+    pub(crate) status: String,
+}
+
 /// The path of the n-th relay log (from 1).
 pub(crate) fn relay_log_path(run_dir: &Path, number: usize) -> PathBuf {
     run_dir.join("relay").join(format!("{RELAY_STEM}.{number:06}"))
@@ -161,7 +170,7 @@ pub(crate) fn replay(
     replay: &Replay,
     progress: &dyn Fn(u64),
     cancelled: &Arc<AtomicBool>,
-    finish: &dyn Fn(&mut Sql) -> Result<(), Error>,
+    finish: &dyn Fn(&mut Sql, &[ScheduledEvent]) -> Result<(), Error>,
 ) -> Result<GtidPosition, Error> {
     if !replay.relay_logs.is_empty() {
         // The first start makes the applier's records; the relay logs come between the two starts.
@@ -178,6 +187,7 @@ pub(crate) fn replay(
     let scratch = Scratch::start(tools, settings)?;
     let outcome = (|| {
         let mut sql = scratch.sql()?;
+        let events = scheduled_events(&mut sql)?;
         if replay.relay_logs.is_empty() {
             set_applier_position(&mut sql, &replay.begin)?;
         } else {
@@ -187,7 +197,7 @@ pub(crate) fn replay(
             sql.execute("STOP SLAVE")?;
         }
         let reached = sql.applier_position()?;
-        finish(&mut sql)?;
+        finish(&mut sql, &events)?;
         if !replay.relay_logs.is_empty() {
             sql.execute("RESET SLAVE ALL")?;
         }
@@ -207,6 +217,17 @@ pub(crate) fn replay(
             Err(err)
         }
     }
+}
+
+fn scheduled_events(sql: &mut Sql) -> Result<Vec<ScheduledEvent>, Error> {
+    let rows = sql.rows("SELECT db, name, status FROM mysql.event")?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| match <[String; 3]>::try_from(row) {
+            Ok([schema, name, status]) => Some(ScheduledEvent { schema, name, status }),
+            Err(_) => None,
+        })
+        .collect())
 }
 
 fn announce(scratch: &Scratch, replay: &Replay) -> Result<(), Error> {

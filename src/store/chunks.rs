@@ -82,7 +82,7 @@ impl Db<'_> {
 
     /// The sum of an instance's chunks.
     pub(crate) fn chunk_totals(&self, instance: InstanceId) -> Result<ChunkTotals, Error> {
-        let count = |row: &Row<'_>, name| -> rusqlite::Result<Option<u64>> {
+        let count = |row: &Row<'_>, name| -> Result<Option<u64>, Error> {
             Ok(sql::column::<Option<i64>>(row, name)?.and_then(|n| u64::try_from(n).ok()))
         };
         let totals = self.first(TOTALS, [instance.to_string()], |row| {

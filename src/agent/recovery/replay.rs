@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use crate::agent::history::{format_of, place_in_chunk};
@@ -11,7 +10,7 @@ use crate::agent::recovery::Walk;
 use crate::agent::recovery::stage::{REPLAY_BEGUN, begins_anew};
 use crate::binlog::relay::RelayWriter;
 use crate::binlog::scheduled::{EventStatus, EventStatuses};
-use crate::datastore::scratch::{self, Replay, ScratchSettings};
+use crate::datastore::scratch::{self, Replay, ScheduledEvent, ScratchSettings};
 use crate::datastore::sql::Sql;
 use crate::datastore::mariadb;
 use crate::domain::backup::BackupEnd;
@@ -64,7 +63,7 @@ pub(super) fn replay_more(walk: &mut Walk<'_>, begin: &BackupEnd, chunks: &[Plan
 fn run(walk: &Walk<'_>, relay: &RelayLogs) -> Result<crate::domain::gtid::GtidPosition, Error> {
     let settings = settings(walk)?;
     let progress = |done: u64| walk.reporter.report("replaying", done, relay.bytes, ProgressUnit::Bytes);
-    let finish = |sql: &mut Sql| restore_events(sql, &relay.events);
+    let finish = |sql: &mut Sql, before: &[ScheduledEvent]| restore_events(sql, &relay.events, before);
     scratch::replay(&walk.context.tools, &settings, &relay.replay, &progress, &walk.cancelled, &finish)
 }
 
@@ -185,23 +184,20 @@ fn write_relay_log(
     logs: &mut RelayLogs,
 ) -> Result<(), Error> {
     let file = File::create_new(path).map_err(|err| io_error("unable to create", path, err))?;
-    let mut relay: Option<RelayWriter<BufWriter<File>>> = None;
-    let mut out = Some(BufWriter::with_capacity(1024 * 1024, file));
+    let mut relay: Option<RelayWriter<File>> = None;
+    let mut out = Some(file);
     for chunk in chunks {
-        let (head, mut raw) = walk.context.repository.read_chunk(&chunk.key, &chunk.sha256)?;
+        let (head, raw) = walk.context.repository.read_chunk(&chunk.key, &chunk.sha256)?;
         if relay.is_none() {
             let Some(out) = out.take() else { break };
-            relay = Some(RelayWriter::begin(out, &format_of(&head)?, std::mem::take(&mut logs.events))?);
+            relay = Some(RelayWriter::begin(out, &format_of(&head)?)?.carrying(std::mem::take(&mut logs.events)));
         }
         let Some(relay) = relay.as_mut() else { break };
-        relay.piece(&mut raw, chunk.begin, chunk.from, chunk.to, skip)?;
-        // Read to the end even where the piece stops earlier: the digest is checked there.
-        std::io::copy(&mut raw, &mut std::io::sink())
-            .map_err(|err| Error::new(ErrorKind::Corrupt, format!("chunk `{}` does not read well", chunk.key)).with_source(err))?;
+        // It reads the chunk to its end, where the digest is checked, even if the piece stops earlier.
+        relay.piece(raw, chunk.begin, chunk.from, chunk.to, skip)?;
     }
     let Some(relay) = relay else { return Ok(()) };
-    let (mut out, stats) = relay.finish()?;
-    out.flush().map_err(|err| io_error("unable to write", path, err))?;
+    let stats = relay.finish()?;
     logs.transactions += stats.transactions;
     logs.bytes += stats.bytes;
     logs.events = stats.scheduled_events;
@@ -212,16 +208,21 @@ fn write_relay_log(
 }
 
 /// An applier disables every event that it creates or alters; they get back what they were on the server.
-fn restore_events(sql: &mut Sql, events: &EventStatuses) -> Result<(), Error> {
-    for ((schema, name), status) in events.iter() {
+fn restore_events(sql: &mut Sql, events: &EventStatuses, before: &[ScheduledEvent]) -> Result<(), Error> {
+    for (event, status) in events.iter() {
         let status = match status {
             EventStatus::Enabled => "ENABLED",
             EventStatus::Disabled => "DISABLED",
-            EventStatus::SlavesideDisabled | EventStatus::Unchanged => continue,
+            EventStatus::SlavesideDisabled => continue,
+            // Altered without a word on its status: it has the one it had before the replay.
+            EventStatus::Unchanged(was) => {
+                let known = before.iter().find(|event| event.schema == was.schema && event.name == was.name);
+                known.map_or("ENABLED", |event| event.status.as_str())
+            }
         };
         sql.execute_with(
             "UPDATE mysql.event SET status=? WHERE db=? AND name=? AND status='SLAVESIDE_DISABLED'",
-            vec![status.into(), schema.as_str().into(), name.as_str().into()],
+            vec![status.into(), event.schema.as_str().into(), event.name.as_str().into()],
         )?;
     }
     Ok(())

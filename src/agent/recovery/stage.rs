@@ -15,6 +15,7 @@ use crate::domain::task::ProgressUnit;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::recovery::state::Event;
+use crate::repository::reader::BackupReader;
 
 /// Marks a step that changes staged data: a killed one is not trusted to be repeatable.
 const PREPARE_BEGUN: &str = "prepare-begun";
@@ -48,7 +49,7 @@ pub(super) fn stage(walk: &mut Walk<'_>) -> Result<(), Error> {
         .hint("Make a new plan; if this repeats, choose another backup with --backup."));
     }
     let total = manifest.raw_bytes;
-    let reader = walk.context.repository.backup_reader(&manifest, Arc::clone(&walk.cancelled))?;
+    let reader = BackupReader::begin(&walk.context.repository, &manifest, Arc::clone(&walk.cancelled))?;
     let done = AtomicU64::new(0);
     let unpacked = std::thread::scope(|scope| {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);

@@ -138,6 +138,7 @@ impl Tail {
             digest.update(&buffer[..count]);
             left -= count as u64;
         }
+        drop(reader);
         Ok((hex(&digest.finalize()) == facts.sha256).then_some(tail))
     }
 

@@ -1,0 +1,106 @@
+//! `coffer check`: the one command beside `serve` that looks at things itself instead of asking the appliance.
+//!
+//! Without a server it tells whether configuration, tools, state directory and repository are fit for use; with one it
+//! also reads that server's real settings. What stands in the way is named with the line that mends it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::agent::check::{Problem, inspect};
+use crate::appliance::tools;
+use crate::cli;
+use crate::config::Config;
+use crate::datastore::mariadb::program_version;
+use crate::domain::instance::{Control, Server};
+use crate::error::{Error, ErrorKind, io_error};
+use crate::repository::Repository;
+
+/// Prints what was found; `Refused` when something stands in the way.
+pub(crate) fn run(check: &cli::Check) -> Result<(), Error> {
+    let config = Config::load(check.config.as_deref())?;
+    let mut fine = Vec::new();
+    let mut problems = Vec::new();
+    check_host(&config, &mut fine, &mut problems);
+    match (&check.socket, &check.defaults_file) {
+        (Some(socket), Some(defaults_file)) => {
+            let report = inspect(&tools(&config), &candidate(socket, defaults_file)?)?;
+            fine.push(format!(
+                "The server on {} answers: MariaDB {}, data in {}.",
+                socket.display(),
+                report.version,
+                report.server.data_dir.display()
+            ));
+            problems.extend(report.problems);
+        }
+        (None, None) => {}
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(Error::new(ErrorKind::InvalidInput, "a server is named by both --socket and --defaults-file")
+                .hint("The option file's [client] section holds user and password."));
+        }
+    }
+    print(check.json, &fine, &problems)?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, format!("{} things stand in the way", problems.len()))
+        .hint("Mend them in the order above and check again; nothing was changed."))
+}
+
+fn candidate(socket: &Path, defaults_file: &Path) -> Result<Server, Error> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|err| io_error("unable to find", path, err));
+    Ok(Server {
+        // Only how it would be started is not known, and not needed to look at it.
+        control: Control::Argv { start: Vec::new(), stop: Vec::new() },
+        socket: absolute(socket)?,
+        data_dir: PathBuf::new(),
+        binlog_base: PathBuf::new(),
+        work_dir: PathBuf::new(),
+        defaults_file: absolute(defaults_file)?,
+        port: 0,
+    })
+}
+
+fn check_host(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    for (program, package) in [
+        (&config.mariadb.server, "mariadb-server"),
+        (&config.mariadb.install_db, "mariadb-server"),
+        (&config.mariadb.backup, "mariadb-backup"),
+    ] {
+        // mariadb-install-db is a script without a version of its own.
+        let found = if program == &config.mariadb.install_db {
+            if program.is_file() { Ok("found".to_owned()) } else { Err(()) }
+        } else {
+            program_version(program).map_err(|_| ())
+        };
+        match found {
+            Ok(version) => fine.push(format!("{}: {version}.", program.display())),
+            Err(()) => problems.push(Problem {
+                what: format!("`{}` cannot be run", program.display()),
+                mend: format!("Install the package {package}, or name the program in [mariadb] of the configuration."),
+            }),
+        }
+    }
+    match Repository::open_existing(&config.repository_url) {
+        Ok(repository) => fine.push(format!("The repository {} can be read.", repository.url())),
+        Err(err) if err.kind() == ErrorKind::NotFound || err.kind() == ErrorKind::Unavailable => {
+            fine.push(format!("The repository {} is made at the first start.", config.repository_url));
+        }
+        Err(err) => problems
+            .push(Problem { what: err.message(), mend: err.hint_text().unwrap_or("Set repository_url.").to_owned() }),
+    }
+}
+
+fn print(as_json: bool, fine: &[String], problems: &[Problem]) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    let written = if as_json {
+        let problems: Vec<_> = problems.iter().map(|p| json!({"what": p.what, "mend": p.mend})).collect();
+        writeln!(out, "{:#}", json!({"fine": fine, "problems": problems}))
+    } else {
+        fine.iter().try_for_each(|line| writeln!(out, "ok    {line}")).and_then(|()| {
+            problems.iter().try_for_each(|p| writeln!(out, "MEND  {}.\n      {}", p.what, p.mend))
+        })
+    };
+    written.map_err(|err| io_error("unable to write to", Path::new("standard output"), err))
+}
