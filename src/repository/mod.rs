@@ -43,11 +43,16 @@ use crate::error::{Error, ErrorKind};
 use crate::storage::{self, Body, ObjectStore};
 
 #[cfg(test)]
+mod backup_tests;
+#[cfg(test)]
 mod bench;
 pub(crate) mod chunk;
 mod history;
 mod layout;
+pub(crate) mod manifest;
+pub(crate) mod reader;
 mod sealed;
+pub(crate) mod writer;
 
 /// The format this version writes, and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;
