@@ -1,0 +1,63 @@
+//! A repository in a scratch folder, whose objects a test can damage behind its back.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::Repository;
+use crate::storage::ObjectStore;
+use crate::storage::faulty::{Fault, FaultyStore};
+use crate::storage::local::LocalStore;
+use crate::storage::scratch::Scratch;
+
+pub(crate) struct Bench {
+    pub(crate) scratch: Scratch,
+    pub(crate) repository: Repository,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Bench {
+        let scratch = Scratch::new();
+        let url = format!("file://{}", scratch.join("repository").display());
+        let repository = Repository::open(&url).unwrap().with_scratch_dir(&scratch);
+        Bench { scratch, repository }
+    }
+
+    /// The same repository seen through a store with a fault.
+    pub(crate) fn with_fault(&self, fault: Fault) -> (Repository, Arc<FaultyStore>) {
+        let inner: Arc<dyn ObjectStore> = Arc::new(LocalStore::open(&self.scratch.join("repository")).unwrap());
+        let store = FaultyStore::new(inner, fault);
+        (Repository { store: Arc::clone(&store) as Arc<dyn ObjectStore>, ..self.repository.clone() }, store)
+    }
+
+    pub(crate) fn bytes(&self, key: &str) -> Vec<u8> {
+        fs::read(self.scratch.join("repository").join(key)).unwrap()
+    }
+
+    pub(crate) fn overwrite(&self, key: &str, bytes: &[u8]) {
+        crate::durable::write(&self.scratch.join("repository").join(key), bytes, 0o600).unwrap();
+    }
+
+    pub(crate) fn flip_bit(&self, key: &str, bit: usize) {
+        let mut bytes = self.bytes(key);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        self.overwrite(key, &bytes);
+    }
+
+    pub(crate) fn remove(&self, key: &str) {
+        fs::remove_file(self.scratch.join("repository").join(key)).unwrap();
+    }
+}
+
+/// Bytes that look like data: neither all alike nor all different.
+pub(crate) fn sample(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&(state & 0x0F0F_FFFF_00FF_FFFF).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

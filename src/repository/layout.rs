@@ -1,0 +1,80 @@
+//! Names of objects. See the module above for what they mean.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::domain::chunk::ChunkFacts;
+use crate::domain::id::{BackupId, InstanceId, TimelineId};
+
+pub(super) const INSTANCES: &str = "instances/";
+
+/// How much of a digest stands in a name.
+const DIGEST_DIGITS: usize = 16;
+
+pub(super) fn instance_prefix(instance: InstanceId) -> String {
+    format!("{INSTANCES}{instance}/")
+}
+
+pub(super) fn timelines_prefix(instance: InstanceId) -> String {
+    format!("{}timelines/", instance_prefix(instance))
+}
+
+pub(super) fn timeline(instance: InstanceId, timeline: TimelineId) -> String {
+    format!("{}{timeline}.json", timelines_prefix(instance))
+}
+
+pub(super) fn settings_prefix(instance: InstanceId) -> String {
+    format!("{}settings-", instance_prefix(instance))
+}
+
+pub(super) fn settings(instance: InstanceId, created_at: Timestamp, sha256: &str) -> String {
+    let created = created_at.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
+    format!("{}{created}-{}.json", settings_prefix(instance), short(sha256))
+}
+
+pub(super) fn binlog_prefix(instance: InstanceId, timeline: TimelineId) -> String {
+    format!("{}binlog/{timeline}/", instance_prefix(instance))
+}
+
+pub(super) fn chunk(facts: &ChunkFacts) -> String {
+    format!(
+        "{}{:08}-{:012}-{:012}-{}.binlog.zst",
+        binlog_prefix(facts.instance, facts.timeline),
+        facts.ordinal,
+        facts.begin,
+        facts.end,
+        short(&facts.sha256)
+    )
+}
+
+pub(super) fn backups_prefix(instance: InstanceId) -> String {
+    format!("{}backups/", instance_prefix(instance))
+}
+
+pub(super) fn backup_prefix(instance: InstanceId, backup: BackupId) -> String {
+    format!("{}{backup}/", backups_prefix(instance))
+}
+
+pub(super) fn manifest(instance: InstanceId, backup: BackupId) -> String {
+    format!("{}manifest.json", backup_prefix(instance, backup))
+}
+
+/// `number` counts from 1.
+pub(super) fn part(instance: InstanceId, backup: BackupId, number: u32, sha256: &str) -> String {
+    format!("{}part-{number:06}-{}.zst", backup_prefix(instance, backup), short(sha256))
+}
+
+/// A key greater than all that begin with `prefix` (which ends in `/`) and less than all other greater ones.
+pub(super) fn behind(prefix: &str) -> String {
+    // `0` is the byte after `/`.
+    format!("{}0", prefix.trim_end_matches('/'))
+}
+
+/// What stands between `prefix` and the next `/` of `key`.
+pub(super) fn segment<'a>(key: &'a str, prefix: &str) -> Option<&'a str> {
+    key.strip_prefix(prefix)?.split_once('/').map(|(segment, _)| segment)
+}
+
+fn short(sha256: &str) -> &str {
+    sha256.get(..DIGEST_DIGITS).unwrap_or(sha256)
+}

@@ -1,0 +1,240 @@
+//! Manifests: what makes stored parts a backup.
+
+use std::io::Read;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, Repository, layout, sealed, sha256_hex};
+use crate::domain::backup::BackupEnd;
+use crate::domain::coordinate::Coordinate;
+use crate::domain::id::{BackupId, InstanceId};
+use crate::error::{Error, ErrorKind};
+use crate::storage::Body;
+
+/// Raw bytes of every part but the last.
+pub(crate) const PART_BYTES: usize = 8 * 1024 * 1024;
+/// A part that cannot be compressed grows by less than this.
+const PART_OVERHEAD_MAX: usize = 64 * 1024;
+/// A million parts, 8 TiB of data, need about as much.
+const MANIFEST_BYTES_MAX: u64 = 400 * 1024 * 1024;
+const LIST_PAGE: usize = 10_000;
+
+pub(crate) const COMPRESSION: &str = "zstd";
+
+/// A backup's commit record. Written last; immutable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub(crate) format: u32,
+    pub(crate) backup: BackupId,
+    pub(crate) instance: InstanceId,
+    /// The timeline the backup was taken on.
+    pub(crate) timeline: crate::domain::id::TimelineId,
+    pub(crate) name: String,
+    /// `mariadb` or `mysql`.
+    pub(crate) datastore: String,
+    pub(crate) server_version: String,
+    /// The program that made the stream, and can read it.
+    pub(crate) tool: String,
+    pub(crate) tool_version: String,
+    pub(crate) compression: String,
+    /// Bytes of the stream, all parts together.
+    pub(crate) raw_bytes: u64,
+    /// SHA-256 of the whole stream.
+    pub(crate) sha256: String,
+    /// In the order of the stream.
+    pub(crate) parts: Vec<Part>,
+    /// Where the server's binlog was when the backup began.
+    pub(crate) begin: Option<Coordinate>,
+    pub(crate) end: BackupEnd,
+    pub(crate) created_at: Timestamp,
+    pub(crate) completed_at: Timestamp,
+}
+
+/// A piece of the stream, one zstd frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Part {
+    pub(crate) key: String,
+    pub(crate) raw_bytes: u64,
+    pub(crate) stored_bytes: u64,
+    /// Of the stored bytes.
+    pub(crate) sha256: String,
+}
+
+impl Manifest {
+    /// Bytes in the repository, all parts together.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.stored_bytes).sum()
+    }
+
+    /// Why the manifest cannot be true, if it cannot.
+    fn fault(&self) -> Option<String> {
+        let mut raw_bytes = 0_u64;
+        for (part, number) in self.parts.iter().zip(1_u32..) {
+            if let Some(why) = part.fault(self.instance, self.backup, number) {
+                return Some(format!("part {number} {why}"));
+            }
+            raw_bytes += part.raw_bytes;
+        }
+        if raw_bytes != self.raw_bytes {
+            return Some(format!("its parts hold {raw_bytes} bytes, not {}", self.raw_bytes));
+        }
+        (!is_digest(&self.sha256)).then(|| "its digest is none".to_owned())
+    }
+}
+
+impl Part {
+    fn fault(&self, instance: InstanceId, backup: BackupId, number: u32) -> Option<&'static str> {
+        if !is_digest(&self.sha256) {
+            return Some("has no digest");
+        }
+        if self.key != layout::part(instance, backup, number, &self.sha256) {
+            return Some("has the name of another");
+        }
+        // Bounds what a reader allocates.
+        if self.raw_bytes == 0 || self.raw_bytes > PART_BYTES as u64 {
+            return Some("is empty or too large");
+        }
+        if self.stored_bytes == 0 || self.stored_bytes > (PART_BYTES + PART_OVERHEAD_MAX) as u64 {
+            return Some("is stored as nothing or as too much");
+        }
+        None
+    }
+}
+
+impl Repository {
+    /// Makes the stored parts a backup. Returns the manifest's address and its SHA-256.
+    pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<(String, String), Error> {
+        let key = layout::manifest(manifest.instance, manifest.backup);
+        if manifest.format != FORMAT || manifest.compression != COMPRESSION {
+            return Err(Error::new(ErrorKind::Internal, format!("`{key}` would have a wrong format")));
+        }
+        if let Some(why) = manifest.fault() {
+            return Err(Error::new(ErrorKind::Internal, format!("`{key}` would be wrong: {why}")));
+        }
+        let text = sealed::render(manifest)?;
+        self.store.put(&key, Body::Bytes(&text))?;
+        if !self.reads_back(&key, &text)? {
+            return Err(self.corrupt(&key, "it reads back different"));
+        }
+        Ok((self.location(&key), sha256_hex(&text)))
+    }
+
+    /// The manifest of a backup; `NotFound` when there is no such backup.
+    pub(crate) fn read_manifest(&self, instance: InstanceId, backup: BackupId) -> Result<Manifest, Error> {
+        self.parse_manifest(instance, backup, self.fetch_manifest(instance, backup)?)
+    }
+
+    /// The manifest of a backup, which must have the SHA-256 that was noted when it was made.
+    pub(crate) fn read_manifest_verified(
+        &self,
+        instance: InstanceId,
+        backup: BackupId,
+        sha256: &str,
+    ) -> Result<Manifest, Error> {
+        let text = self.fetch_manifest(instance, backup)?;
+        if sha256_hex(&text) != sha256 {
+            let key = layout::manifest(instance, backup);
+            return Err(self.corrupt(&key, "it is not the manifest that was written for this backup"));
+        }
+        self.parse_manifest(instance, backup, text)
+    }
+
+    /// The ids of the instance's backups: of all that have a manifest, readable or not.
+    pub(crate) fn backup_ids(&self, instance: InstanceId) -> Result<Vec<BackupId>, Error> {
+        let mut ids = Vec::new();
+        for folder in self.folders(&layout::backups_prefix(instance))? {
+            let Ok(backup) = folder.parse() else { continue };
+            if self.store.size(&layout::manifest(instance, backup))?.is_some() {
+                ids.push(backup);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// All manifests of the instance, oldest first. Fails when one cannot be read; see `backup_ids` to go on without it.
+    pub(crate) fn backups(&self, instance: InstanceId) -> Result<Vec<Manifest>, Error> {
+        let mut manifests = self
+            .backup_ids(instance)?
+            .into_iter()
+            .map(|backup| self.read_manifest(instance, backup))
+            .collect::<Result<Vec<Manifest>, Error>>()?;
+        manifests.sort_by_key(|manifest| manifest.created_at);
+        Ok(manifests)
+    }
+
+    /// Deletes a backup, or what an unfinished one has left: the manifest first, so that at no moment there is a backup
+    /// with parts missing. May be repeated.
+    pub(crate) fn delete_backup(&self, instance: InstanceId, backup: BackupId) -> Result<(), Error> {
+        self.store.delete(&layout::manifest(instance, backup))?;
+        let prefix = layout::backup_prefix(instance, backup);
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.store.list(&prefix, after.as_deref(), LIST_PAGE)?;
+            let is_last = page.len() < LIST_PAGE;
+            for object in page {
+                self.store.delete(&object.key)?;
+                after = Some(object.key);
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn fetch_manifest(&self, instance: InstanceId, backup: BackupId) -> Result<Vec<u8>, Error> {
+        let key = layout::manifest(instance, backup);
+        self.fetch(&key, MANIFEST_BYTES_MAX).map_err(|err| match err.kind() {
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::NotFound,
+                format!("the repository holds no backup {backup}: there is no `{}`", self.location(&key)),
+            )
+            .hint("A backup without a manifest was never completed, or was deleted."),
+            _ => err,
+        })
+    }
+
+    fn parse_manifest(&self, instance: InstanceId, backup: BackupId, text: Vec<u8>) -> Result<Manifest, Error> {
+        let key = layout::manifest(instance, backup);
+        let manifest: Manifest = sealed::parse(text, &self.location(&key))?;
+        if (manifest.instance, manifest.backup) != (instance, backup) {
+            return Err(self.corrupt(&key, "the manifest of another backup lies in its place"));
+        }
+        if manifest.compression != COMPRESSION {
+            let what =
+                format!("`{}` has compression `{}`, which is not known", self.location(&key), manifest.compression);
+            return Err(Error::new(ErrorKind::Unsupported, what).hint("Use a newer version of coffer."));
+        }
+        match manifest.fault() {
+            Some(why) => Err(self.corrupt(&key, why)),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Compares without holding a second copy of a large text.
+    fn reads_back(&self, key: &str, text: &[u8]) -> Result<bool, Error> {
+        let mut reader = self.store.get(key)?;
+        let mut buffer = vec![0; 256 * 1024];
+        let mut rest = text;
+        loop {
+            let read = match reader.read(&mut buffer) {
+                Ok(read) => read,
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(err) => return Err(crate::storage::error_of(err, &format!("unable to read `{key}` back"))),
+            };
+            if read == 0 {
+                return Ok(rest.is_empty());
+            }
+            match rest.strip_prefix(buffer.get(..read).unwrap_or_default()) {
+                Some(behind) => rest = behind,
+                None => return Ok(false),
+            }
+        }
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}

@@ -1,0 +1,296 @@
+//! What lies in object storage, byte by byte. This page is its specification (format 1).
+//!
+//! Objects are immutable and never overwritten; a name holds what makes it unique. Times are UTC, digests SHA-256 in
+//! lower-case hex, `sha16` the first 16 digits of one. Below the repository's address there are:
+//!
+//! | key | what |
+//! |---|---|
+//! | `coffer.json` | the marker: `{"format":1,"id":UUID}` |
+//! | `instances/<instance>/timelines/<timeline>.json` | a timeline (sealed JSON) |
+//! | `instances/<instance>/settings-<yyyymmddThhmmss.mmmZ>-<sha16>.json` | the instance's settings; the last by name counts (sealed JSON) |
+//! | `instances/<instance>/binlog/<timeline>/<ordinal>-<begin>-<end>-<sha16>.binlog.zst` | a chunk of binlog; `sha16` of its raw bytes |
+//! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.zst` | a part of a backup; `sha16` of the stored bytes |
+//! | `instances/<instance>/backups/<backup>/manifest.json` | the backup's manifest (sealed JSON) |
+//!
+//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number, from 1, 6.
+//!
+//! **Sealed JSON** is an object whose last member is `seal`, the digest of the text with that member and its comma cut
+//! out and the final newline left off: what a bit flipped on a disk would change unseen is seen (`sealed`).
+//!
+//! **A chunk** is a zstd skippable frame (magic `0x184D2A50`, length u32 little-endian, then `ChunkHead` as JSON, a
+//! newline, the digest of that JSON) followed by one zstd frame of the raw bytes, whole transactions only. Decoders skip
+//! the first frame, so the chunks of a binlog file put one after the other through `zstd -dc` are that file. The head
+//! holds all the catalog knows, so the catalog can be rebuilt from the heads.
+//!
+//! **A backup** is the output of the backup tool cut every 8 MiB, each part a zstd frame of its own. The manifest names
+//! the parts in order, with their digests, and is written last: without it there is no backup, and deleting a backup
+//! deletes it first.
+//!
+//! By hand: `cat part-*.zst | zstd -dc | mbstream -x -C DIR`, and
+//! `cat 00000007-*.binlog.zst | zstd -dc > binlog.000007`.
+//!
+//! Whoever finds a greater `format` number anywhere refuses and names it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind};
+use crate::storage::{self, Body, ObjectStore};
+
+#[cfg(test)]
+mod backup_tests;
+#[cfg(test)]
+mod bench;
+pub(crate) mod chunk;
+mod history;
+mod layout;
+pub(crate) mod manifest;
+pub(crate) mod reader;
+mod sealed;
+pub(crate) mod writer;
+
+/// The format this version writes, and the newest it reads.
+pub(crate) const FORMAT: u32 = 1;
+
+const MARKER: &str = "coffer.json";
+const MARKER_BYTES_MAX: u64 = 64 * 1024;
+
+/// A repository that was found to be one. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Repository {
+    store: Arc<dyn ObjectStore>,
+    id: Uuid,
+    /// Where an object too large for memory is built before it is stored.
+    scratch_dir: PathBuf,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Marker {
+    format: u32,
+    id: Uuid,
+}
+
+/// The one member every object of ours has, read before anything else of it.
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u64,
+}
+
+impl Repository {
+    /// Opens the repository at `url`. An absent or empty folder becomes a repository; a folder with other things in it,
+    /// or a repository of a newer format, is refused.
+    pub(crate) fn open(url: &str) -> Result<Repository, Error> {
+        Repository::on_store(storage::open(url)?)
+    }
+
+    /// Opens the repository at `url`, which must be one already: `NotFound` or `Unavailable` when it is not.
+    pub(crate) fn open_existing(url: &str) -> Result<Repository, Error> {
+        let store = storage::open_existing(url)?;
+        match read_marker(store.as_ref())? {
+            Some(marker) => Ok(Repository::with_marker(store, &marker)),
+            None => Err(Error::new(ErrorKind::NotFound, format!("`{}` holds no repository of coffer", store.url()))
+                .hint("Check the address, and that its disk is mounted.")),
+        }
+    }
+
+    /// As `open`, on a store that is open already.
+    pub(crate) fn on_store(store: Arc<dyn ObjectStore>) -> Result<Repository, Error> {
+        if let Some(marker) = read_marker(store.as_ref())? {
+            return Ok(Repository::with_marker(store, &marker));
+        }
+        if let Some(found) = store.list("", None, 1)?.first() {
+            let what =
+                format!("`{}` is not a repository of coffer and is not empty: it holds `{}`", store.url(), found.key);
+            return Err(
+                Error::new(ErrorKind::Refused, what).hint("Name an empty folder, or one that does not exist yet.")
+            );
+        }
+        let marker = Marker { format: FORMAT, id: Uuid::new_v4() };
+        match store.put(MARKER, Body::Bytes(&to_json(&marker)?)) {
+            Ok(()) => {}
+            // Another appliance was faster; its marker counts.
+            Err(err) if err.kind() == ErrorKind::Conflict => {}
+            Err(err) => return Err(err.context("unable to begin a repository")),
+        }
+        match read_marker(store.as_ref())? {
+            Some(marker) => Ok(Repository::with_marker(store, &marker)),
+            None => Err(Error::new(ErrorKind::Unavailable, format!("`{}` forgot what was just stored", store.url()))),
+        }
+    }
+
+    fn with_marker(store: Arc<dyn ObjectStore>, marker: &Marker) -> Repository {
+        Repository { store, id: marker.id, scratch_dir: std::env::temp_dir() }
+    }
+
+    /// Builds large objects in `dir` instead of the system's temporary directory.
+    pub(crate) fn with_scratch_dir(mut self, dir: &Path) -> Repository {
+        dir.clone_into(&mut self.scratch_dir);
+        self
+    }
+
+    /// What tells this repository from any other, wherever it is moved.
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.store.url()
+    }
+
+    /// The address of an object, for people and for `locationRef`.
+    pub(crate) fn location(&self, key: &str) -> String {
+        format!("{}/{key}", self.store.url().trim_end_matches('/'))
+    }
+
+    /// The whole object; `Corrupt` when it is larger than anything that could be meant.
+    fn fetch(&self, key: &str, bytes_max: u64) -> Result<Vec<u8>, Error> {
+        fetch(self.store.as_ref(), key, bytes_max)
+    }
+
+    fn corrupt(&self, key: &str, why: impl fmt::Display) -> Error {
+        corrupt(&self.location(key), why)
+    }
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repository").field("url", &self.url()).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn read_marker(store: &dyn ObjectStore) -> Result<Option<Marker>, Error> {
+    let bytes = match fetch(store, MARKER, MARKER_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    let location = format!("{}/{MARKER}", store.url());
+    check_format(&bytes, &location)?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|err| corrupt(&location, err))
+}
+
+fn fetch(store: &dyn ObjectStore, key: &str, bytes_max: u64) -> Result<Vec<u8>, Error> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let location = format!("{}/{key}", store.url());
+    let reader = store.get(key)?;
+    reader
+        .take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|err| storage::error_of(err, &format!("unable to read `{location}`")))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(corrupt(&location, format_args!("is larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Refuses JSON whose `format` number is newer than ours, whatever else it says.
+fn check_format(json: &[u8], location: &str) -> Result<(), Error> {
+    let FormatOnly { format } = serde_json::from_slice(json).map_err(|err| corrupt(location, err))?;
+    match format {
+        0 => Err(corrupt(location, "has format 0, which there never was")),
+        format if format <= u64::from(FORMAT) => Ok(()),
+        format => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("`{location}` has format {format}; this coffer reads up to {FORMAT}"),
+        )
+        .hint("Use the newer version of coffer that wrote it.")),
+    }
+}
+
+fn corrupt(location: &str, why: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("`{location}` is damaged: {why}"))
+        .hint("Nothing of it was used. Look for another copy of this object, or use another backup.")
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|err| Error::new(ErrorKind::Internal, "unable to write JSON").with_source(err))
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble & 15)).copied().map_or('0', char::from);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
+/// The bytes of lower-case hex; `None` when it is none.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let nibble = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let pairs = text.as_bytes().chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return None;
+    }
+    pairs.map(|pair| Some((nibble(*pair.first()?)? << 4) | nibble(*pair.get(1)?)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::scratch::Scratch;
+
+    fn url(dir: &Path) -> String {
+        format!("file://{}", dir.display())
+    }
+
+    #[test]
+    fn an_absent_or_empty_folder_becomes_a_repository_and_stays_the_same_one() {
+        let scratch = Scratch::new();
+        for dir in [scratch.join("absent/deeper"), scratch.join("empty")] {
+            std::fs::create_dir_all(scratch.join("empty/lost+found")).unwrap();
+            assert!(Repository::open_existing(&url(&dir)).is_err());
+            let first = Repository::open(&url(&dir)).unwrap();
+            assert_eq!(Repository::open(&url(&dir)).unwrap().id(), first.id());
+            assert_eq!(Repository::open_existing(&url(&dir)).unwrap().id(), first.id());
+            assert_eq!(first.location("a/b"), format!("{}/a/b", url(&dir)));
+        }
+    }
+
+    #[test]
+    fn a_foreign_folder_is_refused_and_left_alone() {
+        let scratch = Scratch::new();
+        crate::durable::write(&scratch.join("holiday photo.jpg"), b"x", 0o600).unwrap();
+        let err = Repository::open(&url(&scratch)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Refused);
+        assert!(err.message().contains("holiday photo.jpg"), "{err}");
+        assert!(!scratch.join(MARKER).exists());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_its_number_whatever_else_it_says() {
+        let scratch = Scratch::new();
+        let marker = scratch.join(MARKER);
+        crate::durable::write(&marker, br#"{"format":7,"id":12,"and":"more"}"#, 0o600).unwrap();
+        let err = Repository::open(&url(&scratch)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unsupported);
+        assert!(err.message().contains("format 7"), "{err}");
+        for bad in [&b"{\"format\":1}"[..], b"", b"{\"format\":0}", b"\0\0\0", b"[]", &[b' '; 70_000]] {
+            crate::durable::write(&marker, bad, 0o600).unwrap();
+            assert_eq!(Repository::open(&url(&scratch)).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn hex_goes_there_and_back() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(unhex(&hex(&bytes)).unwrap(), bytes);
+        assert_eq!(hex(&[0, 0x9f, 0xff]), "009fff");
+        for bad in ["0", "0g", "AB", "é"] {
+            assert_eq!(unhex(bad), None, "{bad}");
+        }
+    }
+}
