@@ -78,7 +78,7 @@ impl<W: Write> RelayWriter<W> {
         };
         let first = chunk_begin.max(FIRST_POSITION);
         let mut cut = Cut { from: from.max(first), to: to.max(first), is_begun: false };
-        if chunk_begin > from && from != to {
+        if chunk_begin > from || from > to {
             return Err(cut.error(chunk_begin));
         }
         let mut groups = Groups::resume(first);

@@ -1,0 +1,14 @@
+create event e1 on schedule every 1 day do delete from shop.t;
+create definer=root@localhost event if not exists `e 2` on schedule at current_timestamp + interval 1 year on completion preserve disable comment 'do enable' do drop table a;
+create event if not exists e1 on schedule every 2 day disable do select 1;
+create or replace event e3 on schedule every 1 hour starts '2030-01-01 00:00:00' ends '2031-01-01 00:00:00' disable on slave do truncate t;
+alter event e1 disable;
+alter event `e 2` enable;
+alter event e3 rename to e4;
+alter event e4 comment 'x';
+alter event e4 on schedule every 3 hour on completion not preserve rename to shop.e5 enable do set @a='disable';
+create event e6 on schedule every 1 day enable do select 1; drop event e6; drop event if exists nope;
+create database other; create event other.o1 on schedule every 1 minute do select 1; create event other.o2 on schedule every 1 minute disable do select 1; alter event other.o2 rename to shop.o2;
+drop database other;
+create or replace event e1 on schedule every 1 day do select 2;
+alter event e1 do select 3;

@@ -1,0 +1,17 @@
+set timestamp=1700000000;
+create table orders (id int primary key auto_increment, customer varchar(40), total decimal(10,2)) engine=innodb;
+create table items (order_id int, n int, what text, primary key(order_id,n)) engine=innodb;
+create table log_m (id int primary key auto_increment, t varchar(100)) engine=myisam;
+create table log_a (id int, t varchar(100)) engine=aria transactional=0;
+set timestamp=1700000010;
+insert into orders (customer,total) values ('ann',10),('bob',20),('cy',30);
+begin; insert into orders (customer,total) values ('dee',1); insert into items values (4,1,'tea'),(4,2,'cup'); update orders set total=9 where id=4; commit;
+begin; insert into orders (customer,total) values ('eve',1); savepoint s1; insert into items values (5,1,'x'); rollback to s1; insert into items values (5,2,'y'); release savepoint s1; commit;
+begin; delete from orders; rollback;
+insert into log_m (t) values ('m1'),('m2');
+begin; insert into log_m (t) values ('in trx'); insert into orders (customer) values ('gone'); rollback;
+begin; insert into orders (customer) values ('kept'); insert into log_m (t) values ('in trx 2'); savepoint s2; insert into log_m (t) values ('after savepoint'); insert into orders(customer) values ('no'); rollback to s2; commit;
+insert into log_a values (1,'aria');
+create table copy1 as select * from orders;
+create table copy2 (primary key(id)) engine=myisam select id, t from log_m;
+set timestamp=1600000000;

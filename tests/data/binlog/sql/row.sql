@@ -1,0 +1,57 @@
+set timestamp=1700000000;
+create table orders (id int primary key auto_increment, customer varchar(40), total decimal(10,2)) engine=innodb;
+create table items (order_id int, n int, what text, primary key(order_id,n)) engine=innodb;
+create table log_m (id int primary key auto_increment, t varchar(100)) engine=myisam;
+create table log_a (id int, t varchar(100)) engine=aria transactional=0;
+set timestamp=1700000010;
+insert into orders (customer,total) values ('ann',10),('bob',20),('cy',30);
+begin; insert into orders (customer,total) values ('dee',1); insert into items values (4,1,'tea'),(4,2,'cup'); update orders set total=9 where id=4; commit;
+begin; insert into orders (customer,total) values ('eve',1); savepoint s1; insert into items values (5,1,'x'); rollback to s1; insert into items values (5,2,'y'); release savepoint s1; commit;
+begin; delete from orders; rollback;
+insert into log_m (t) values ('m1'),('m2');
+begin; insert into log_m (t) values ('in trx'); insert into orders (customer) values ('gone'); rollback;
+begin; insert into orders (customer) values ('kept'); insert into log_m (t) values ('in trx 2'); savepoint s2; insert into log_m (t) values ('after savepoint'); insert into orders(customer) values ('no'); rollback to s2; commit;
+insert into log_a values (1,'aria');
+create table copy1 as select * from orders;
+create table copy2 (primary key(id)) engine=myisam select id, t from log_m;
+set timestamp=1600000000;
+update orders set total = total + 1 where customer='bob';
+set timestamp=default;
+delete from items where order_id=4;
+create temporary table tt (a int); insert into tt values (1); insert into orders(customer) select 'temp' from tt; drop temporary table tt;
+create view v as select * from orders;
+alter table orders add column note varchar(20) default null;
+/* comment */ alter table orders drop column note;
+truncate table items;
+truncate log_m;
+create or replace table copy1 (a int);
+drop table if exists copy1, `copy2`, nothere;
+drop view v;
+analyze table orders;
+optimize table orders;
+create user u1@localhost identified by 'pw'; grant select on shop.* to u1@localhost; drop user u1@localhost;
+create table p (a int) partition by range (a) (partition p0 values less than (10), partition p1 values less than maxvalue);
+insert into p values (1),(11);
+alter table p drop partition p0;
+alter table p truncate partition p1;
+drop table p;
+delimiter //
+create procedure pr() begin drop temporary table if exists zz; insert into orders(customer) values ('proc'); insert into orders(customer) values ('proc2'); end//
+create trigger tr after insert on orders for each row insert into log_m (t) values (concat('t', new.id))//
+create function f(a int) returns int deterministic begin return a+1; end//
+delimiter ;
+call pr();
+insert into orders(customer) values ('trigd');
+begin; insert into orders(customer) values ('a'); commit and chain; insert into orders(customer) values ('b'); commit;
+set gtid_domain_id=3; insert into orders(customer) values ('dom3'); set server_id=77; insert into orders(customer) values ('srv77');
+set gtid_domain_id=0; set gtid_seq_no=1000; insert into orders(customer) values ('seq1000'); set server_id=11;
+drop trigger tr; drop procedure pr; drop function f;
+set autocommit=0; insert into orders(customer) values ('ac0'); create table implicit (a int); drop table implicit; 
+lock tables orders write; insert into orders(customer) values ('locked'); unlock tables; commit;
+create sequence sq; select nextval(sq); alter sequence sq restart 50; commit; drop sequence sq;
+set autocommit=1;
+delete from orders where 1=0;
+create database gone; drop database gone; create schema gone2; drop schema if exists gone2;
+rename table orders to orders2; rename table orders2 to orders;
+flush tables; flush privileges;
+create index ix on orders(customer); drop index ix on orders; alter table orders add index iy(total); alter table orders drop index iy, drop primary key, modify id int, add primary key(id);
