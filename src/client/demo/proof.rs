@@ -69,11 +69,15 @@ pub(super) struct Claim {
 /// What the comparison found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Proof {
-    /// Transactions that must be there, and are.
-    pub(super) present: u64,
-    /// Transactions that must not be there, and are not.
-    pub(super) absent: u64,
-    /// Transactions that might be either: under way, or their COMMIT never answered.
+    /// Acknowledged by an earlier run of the server, must be there, and are.
+    pub(super) kept: u64,
+    /// Acknowledged by the present run before the proof began, must be there, and are.
+    pub(super) current: u64,
+    /// Sent for COMMIT, must not be there, and are not.
+    pub(super) given_up: u64,
+    /// Never came to a COMMIT, and are not there.
+    pub(super) rolled_back: u64,
+    /// Might be either, since their COMMIT was under way or never answered; whole if there.
     pub(super) either: u64,
     pub(super) rows_compared: u64,
     pub(super) differences_count: u64,
@@ -105,15 +109,14 @@ pub(super) fn prove(
     after: &[Attempt],
     found: &Found,
 ) -> Proof {
-    let acknowledged_before: BTreeSet<u64> =
-        before.iter().filter(|attempt| is_acknowledged(attempt)).map(|attempt| attempt.serial).collect();
+    let fates_before: BTreeMap<u64, Fate> = before.iter().map(|attempt| (attempt.serial, attempt.fate)).collect();
     let mut proof = Proof::default();
     let mut present: Vec<&Attempt> = Vec::new();
     let mut known: BTreeSet<u64> = BTreeSet::new();
     for attempt in after {
         known.insert(attempt.serial);
-        let wanted = expect(claim, attempt, acknowledged_before.contains(&attempt.serial));
-        if compare(&mut proof, claim.orders, attempt, wanted, found) {
+        let fate_before = fates_before.get(&attempt.serial).copied();
+        if compare(&mut proof, claim, attempt, fate_before, found) {
             present.push(attempt);
         }
     }
@@ -165,13 +168,14 @@ enum Expected {
     Either,
 }
 
-fn is_acknowledged(attempt: &Attempt) -> bool {
-    matches!(attempt.fate, Fate::Acknowledged { .. })
+/// The rule for the phase an attempt belongs to.
+fn rule_of(claim: &Claim, attempt: &Attempt) -> Rule {
+    let phase = claim.phases.iter().rev().find(|(first, _)| attempt.boot >= *first);
+    phase.map_or(Rule::Nothing, |(_, rule)| *rule)
 }
 
-fn expect(claim: &Claim, attempt: &Attempt, was_acknowledged_before: bool) -> Expected {
-    let rule = claim.phases.iter().rev().find(|(first, _)| attempt.boot >= *first).map(|(_, rule)| *rule);
-    match (rule.unwrap_or(Rule::Nothing), attempt.fate) {
+fn expect(rule: Rule, attempt: &Attempt, fate_before: Option<Fate>) -> Expected {
+    match (rule, attempt.fate) {
         (_, Fate::RolledBack) | (Rule::Nothing, _) => Expected::Absent,
         (Rule::All, Fate::Acknowledged { .. }) => Expected::There,
         (Rule::All, Fate::Open | Fate::InDoubt) => Expected::Either,
@@ -180,14 +184,16 @@ fn expect(claim: &Claim, attempt: &Attempt, was_acknowledged_before: bool) -> Ex
         }
         (Rule::Before(_), _) if attempt.after_drop => Expected::Absent,
         (Rule::Before(_), _) => Expected::Either,
-        (Rule::Current, _) if was_acknowledged_before => Expected::There,
+        (Rule::Current, _) if matches!(fate_before, Some(Fate::Acknowledged { .. })) => Expected::There,
         (Rule::Current, _) => Expected::Either,
     }
 }
 
 /// Compares one transaction in all tables; whether it is there.
-fn compare(proof: &mut Proof, orders: Orders, attempt: &Attempt, wanted: Expected, found: &Found) -> bool {
-    let rows_wanted = rows_of(attempt, orders);
+fn compare(proof: &mut Proof, claim: &Claim, attempt: &Attempt, fate_before: Option<Fate>, found: &Found) -> bool {
+    let rule = rule_of(claim, attempt);
+    let wanted = expect(rule, attempt, fate_before);
+    let rows_wanted = rows_of(attempt, claim.orders);
     let rows_found: Vec<(&'static str, Vec<Row>)> = found
         .tables
         .iter()
@@ -205,11 +211,14 @@ fn compare(proof: &mut Proof, orders: Orders, attempt: &Attempt, wanted: Expecte
             let tables: Vec<&str> = rows_found.iter().map(|(table, _)| *table).collect();
             proof.differ(format!("{name} must not be there and has rows in {}", tables.join(", ")));
         }
-        (Expected::Absent, true) => proof.absent += 1,
-        (Expected::Either, true) => proof.either += 1,
+        (Expected::Absent, true) if attempt.fate == Fate::RolledBack => proof.rolled_back += 1,
+        (Expected::Absent, true) => proof.given_up += 1,
+        // What was announced only after the proof had begun says nothing by not being there.
+        (Expected::Either, true) => proof.either += u64::from(fate_before.is_some()),
         (Expected::There | Expected::Either, false) => match difference(&rows_wanted, &rows_found) {
             Some(text) => proof.differ(format!("{name} is there in part: {text}")),
-            None if wanted == Expected::There => proof.present += 1,
+            None if wanted == Expected::There && rule == Rule::Current => proof.current += 1,
+            None if wanted == Expected::There => proof.kept += 1,
             None => proof.either += 1,
         },
     }

@@ -114,8 +114,8 @@ impl Door {
     }
 }
 
-/// Makes the shop and fills it; `progress` is told the rows so far.
-pub(super) fn load(conn: &mut Conn, size: Size, mut progress: impl FnMut(u64)) -> Result<(), Error> {
+/// Makes the shop and fills it.
+pub(super) fn load(conn: &mut Conn, size: Size) -> Result<(), Error> {
     for statement in SCHEMA {
         conn.query_drop(statement).map_err(|err| sql_error("unable to make the shop's tables", err))?;
     }
@@ -129,15 +129,12 @@ pub(super) fn load(conn: &mut Conn, size: Size, mut progress: impl FnMut(u64)) -
         ("order_items", size.order_items, format!("SELECT 1 + (seq - 1) DIV 2, 1 + (seq - 1) % 2, 1 + seq * 7907 % {products}, 1 + seq % 4, 100 + seq * 7919 % 9900, 0")),
         ("payments", size.payments, format!("SELECT seq, 1 + seq * 7919 % {customers}, 500 + seq * 104729 % 50000, ELT(1 + seq % 3, 'card', 'transfer', 'cash'), 0")),
     ];
-    let mut rows = 0;
     for (table, count, select) in parts {
         let mut first = 1;
         while first <= count {
             let last = (first + LOAD_ROWS_MAX - 1).min(count);
             let statement = format!("INSERT INTO shop.{table} {select} FROM shop.seq_{first}_to_{last}");
             conn.query_drop(statement).map_err(|err| sql_error(&format!("unable to load {table}"), err))?;
-            rows += last - first + 1;
-            progress(rows);
             first = last + 1;
         }
     }

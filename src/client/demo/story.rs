@@ -3,16 +3,25 @@
 use crate::client::{output, render};
 use crate::clock::Stopwatch;
 
+/// A step that is over.
+struct Step {
+    title: String,
+    took: String,
+    /// How long the server was down in it; empty when it was not.
+    down: String,
+}
+
 /// The telling.
 pub(super) struct Story {
-    steps: Vec<(String, String)>,
+    steps: Vec<Step>,
     running: Option<(String, Stopwatch)>,
+    down: String,
 }
 
 impl Story {
     pub(super) fn begin(title: &str) -> Story {
         output::say(title);
-        Story { steps: Vec::new(), running: None }
+        Story { steps: Vec::new(), running: None, down: String::new() }
     }
 
     /// Ends the step before and begins the next.
@@ -28,6 +37,11 @@ impl Story {
         }
     }
 
+    /// Remembers for the table how long the server was down in this step.
+    pub(super) fn note_down(&mut self, down: &str) {
+        down.clone_into(&mut self.down);
+    }
+
     /// What an operator would type for it.
     pub(super) fn command(&self, line: &str) {
         output::say(format!("    $ {line}"));
@@ -36,9 +50,10 @@ impl Story {
     /// Ends the last step and shows what each took.
     pub(super) fn end(&mut self) {
         self.end_step();
-        let mut table = render::Table::new(&["STEP", "", "TOOK"]);
-        for (number, (title, took)) in self.steps.iter().enumerate() {
-            table.row([format!("{:>4}", number + 1), title.clone(), took.clone()]);
+        let mut table = render::Table::new(&["STEP", "", "TOOK", "SERVER DOWN"]);
+        for (number, step) in self.steps.iter().enumerate() {
+            let title = render::shorten(&step.title, 60);
+            table.row([format!("{:>4}", number + 1), title, step.took.clone(), step.down.clone()]);
         }
         output::say("");
         table.lines().iter().for_each(output::say);
@@ -48,7 +63,8 @@ impl Story {
         if let Some((title, begun)) = self.running.take() {
             let took = render::duration(begun.elapsed());
             output::say(format!("    Took {took}."));
-            self.steps.push((title, took));
+            let down = std::mem::take(&mut self.down);
+            self.steps.push(Step { title, took, down });
         }
     }
 }

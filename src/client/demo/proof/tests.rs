@@ -81,7 +81,8 @@ fn check(claim: &Claim, held: &[u64]) -> Proof {
 fn the_exact_prefix_and_what_is_written_now_hold() {
     let proof = check(&recovered(), &[1, 2, 3, 10]);
     assert_eq!(proof.differences, Vec::<String>::new());
-    assert_eq!((proof.present, proof.absent, proof.either), (4, 6, 1));
+    assert_eq!((proof.kept, proof.current), (3, 1));
+    assert_eq!((proof.given_up, proof.rolled_back, proof.either), (4, 2, 1));
     // 1 and 10 are sales: order, two items, payment, ledger; 2 a deposit; 3 a delivery; then 4 products, 2 customers.
     assert_eq!(proof.rows_compared, 5 + 2 + 1 + 5 + 6);
     // Under way while the server was read: it may have been committed in between.
