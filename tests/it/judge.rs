@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::bed::Bed;
 use crate::harness::history::History;
 use crate::harness::load::{self, Ddl, Load};
-use crate::harness::server::{GOOD, Server, binlog_files};
+use crate::harness::server::{GOOD, Server};
 use crate::harness::{Random, events, sql};
 
 #[test]
@@ -30,7 +30,7 @@ fn the_model_equals_what_a_plain_server_holds() {
     let found = sql::contents(&mut server.conn(), load::SCHEMA);
     sql::assert_same(&found, &history.contents(0, u64::MAX), "the model after all transactions");
 
-    let placed = events::place_transactions(&binlog_files(&server.data_dir), bed.dir());
+    let placed = events::place_transactions(&sql::binlogs(&mut server.conn()), bed.dir());
     let gtids: Vec<String> = placed.iter().map(|one| one.gtid.clone()).collect();
     assert_eq!(gtids, history.gtids(0), "the transactions in the files are those acknowledged, in their order");
     for pair in placed.windows(2) {

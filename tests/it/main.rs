@@ -15,4 +15,5 @@
 mod harness;
 
 mod judge;
+mod oracle;
 mod tidy;

@@ -196,6 +196,8 @@ impl Writer {
                 continue;
             }
             let Some(open) = &mut conn else {
+                // A recovery may have taken back what was written over the last connection.
+                self.kept.clear();
                 conn = sql::connect(&self.shared.socket).ok();
                 if conn.is_none() {
                     std::thread::sleep(Duration::from_millis(20));
@@ -368,6 +370,10 @@ fn attempt(conn: &mut Conn, statements: &[String], ending: Ending) -> Outcome {
     }
     for statement in all {
         match conn.query_drop(statement) {
+            Ok(()) if statement != "BEGIN" && conn.affected_rows() == 0 => {
+                // Nothing there any more: a commit of nothing has no id.
+                return conn.query_drop("ROLLBACK").map_or(Outcome::Lost, |()| Outcome::Nothing);
+            }
             Ok(()) => {}
             Err(mysql::Error::MySqlError(_)) => {
                 return conn.query_drop("ROLLBACK").map_or(Outcome::Lost, |()| Outcome::Nothing);

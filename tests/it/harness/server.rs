@@ -182,17 +182,6 @@ pub(crate) fn copy_by_hand(server: &Server, dir: &Path) {
     give_tree_to_server(dir);
 }
 
-/// The binlog files of a data directory in the order of the server's index.
-pub(crate) fn binlog_files(data_dir: &Path) -> Vec<PathBuf> {
-    let index = fs::read_dir(data_dir).unwrap().flatten().map(|entry| entry.path());
-    let index = index
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|end| end == "index") && !path.to_string_lossy().contains("relay"))
-        .unwrap_or_else(|| panic!("no binlog index in {}", data_dir.display()));
-    let text = fs::read_to_string(index).unwrap();
-    text.lines().map(|line| data_dir.join(line.trim_start_matches("./"))).collect()
-}
-
 /// The account servers run as.
 pub(crate) fn account() -> &'static str {
     if rustix::process::geteuid().is_root() {

@@ -1,7 +1,7 @@
 //! Plain SQL over a server's socket.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder, Row, Value};
@@ -59,6 +59,13 @@ pub(crate) fn contents(conn: &mut Conn, prefix: &str) -> Contents {
         found.insert(format!("{schema}.{table}"), lines);
     }
     found
+}
+
+/// The server's binlog files, oldest first.
+pub(crate) fn binlogs(conn: &mut Conn) -> Vec<PathBuf> {
+    let base = PathBuf::from(ask(conn, "SELECT @@log_bin_basename"));
+    let rows: Vec<Row> = conn.query("SHOW BINARY LOGS").unwrap();
+    rows.iter().map(|row| base.with_file_name(render(&row[0]))).collect()
 }
 
 /// Panics with the first few differences.
