@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod crash;
 mod judge;
 mod oracle;
 mod tidy;

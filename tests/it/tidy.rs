@@ -63,7 +63,7 @@ const BANNED: &[(&str, &str, &str)] = &[
 
 const TOP_LEVEL: &[&str] = &["Cargo.toml", "Cargo.lock", "src", "static", "scripts", "tests", "README.md", "LICENSE"];
 /// What builds and runs leave behind; not in version control.
-const LEFT_BEHIND: &[&str] = &["target", "coffer-data"];
+const LEFT_BEHIND: &[&str] = &["target", "coffer-data", "coffer-demo"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
