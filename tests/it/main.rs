@@ -14,7 +14,10 @@
 
 mod harness;
 
+mod bad_input;
 mod crash;
+mod damage;
+mod destroyed;
 mod judge;
 mod oracle;
 mod tidy;

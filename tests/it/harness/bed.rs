@@ -47,6 +47,16 @@ impl Bed {
             })
             .collect()
     }
+
+    /// Small file systems that a test mounted below its directory.
+    fn unmount(&self) {
+        let place = format!(" {}/", self.dir.display());
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        for line in mounts.lines().filter(|line| line.contains(&place)) {
+            let target = line.split(' ').nth(1).unwrap_or_default();
+            let _ = std::process::Command::new("umount").arg(target).status();
+        }
+    }
 }
 
 impl Drop for Bed {
@@ -59,7 +69,11 @@ impl Drop for Bed {
             left.iter().for_each(|pid| kill(*pid, Signal::KILL));
             std::thread::sleep(Duration::from_millis(20));
         }
-        if std::thread::panicking() || std::env::var_os("COFFER_TEST_KEEP").is_some() {
+        let keep = std::thread::panicking() || std::env::var_os("COFFER_TEST_KEEP").is_some();
+        if !keep {
+            self.unmount();
+        }
+        if keep {
             eprintln!("kept for a look: {}", self.dir.display());
         } else if let Err(err) = fs::remove_dir_all(&self.dir) {
             eprintln!("unable to remove {}: {err}", self.dir.display());
