@@ -20,4 +20,5 @@ mod damage;
 mod destroyed;
 mod judge;
 mod oracle;
+mod pitfalls;
 mod tidy;

@@ -114,6 +114,12 @@ impl Server {
         fs::read_to_string(&self.pid_file).ok().and_then(|text| text.trim().parse().ok()).is_some_and(is_running)
     }
 
+    /// Puts a copy of a prepared backup in place of the data directory.
+    pub(crate) fn take_copy_of(&self, base: &Path) {
+        let copied = said(Command::new("cp").args(["-a", "--reflink=auto"]).arg(base).arg(&self.data_dir));
+        assert_eq!(copied.code, 0, "{copied:?}");
+    }
+
     /// A clean stop.
     pub(crate) fn stop(&mut self) {
         let mut child = self.child.take().unwrap();
@@ -169,17 +175,75 @@ pub(crate) fn dump_binlogs(files: &[PathBuf], options: &[&str], into: &Path) {
     assert!(done.status.success(), "mariadb-binlog: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A full backup of a running server, unpacked and prepared in `dir`, by hand.
-pub(crate) fn copy_by_hand(server: &Server, dir: &Path) {
+/// A full backup of a running server, unpacked and prepared in `dir`, as a manual recipe makes it.
+pub(crate) fn copy_by_hand(socket: &Path, data_dir: &Path, dir: &Path) {
     for step in ["--backup", "--prepare"] {
         let mut command = Command::new("mariadb-backup");
         command.arg("--no-defaults").arg(step).arg(format!("--target-dir={}", dir.display()));
-        command.arg(format!("--datadir={}", server.data_dir.display()));
-        command.arg(format!("--socket={}", server.socket.display())).arg("--user=root");
+        command.arg(format!("--datadir={}", data_dir.display()));
+        command.arg(format!("--socket={}", socket.display())).arg("--user=root");
         let done = said(&mut command);
         assert_eq!(done.code, 0, "mariadb-backup {step}: {}", done.stderr);
     }
     give_tree_to_server(dir);
+}
+
+/// File, offset and GTID position that a backup made by hand says it leads to.
+pub(crate) fn end_of_copy(dir: &Path) -> (String, u64, String) {
+    let names = ["xtrabackup_binlog_info", "mariadb_backup_binlog_info"];
+    let text = names.iter().find_map(|name| fs::read_to_string(dir.join(name)).ok()).expect("no binlog info");
+    let parts: Vec<&str> = text.split_whitespace().collect();
+    (parts[0].to_owned(), parts[1].parse().unwrap(), parts.get(2).copied().unwrap_or_default().to_owned())
+}
+
+/// How the relay logs are handed to the applier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recipe {
+    /// CHANGE MASTER names the relay log.
+    Right,
+    /// CHANGE MASTER names only the source's position, as for a new replica.
+    WithoutRelayLogFile,
+}
+
+/// Replays binlog files as relay logs on a stopped server whose data directory holds the base; leaves it running.
+/// Returns what is left of the relay logs that were put there.
+pub(crate) fn replay_by_hand(server: &mut Server, files: &[PathBuf], from: u64, recipe: Recipe) -> usize {
+    let options = ["--skip-log-bin", "--relay-log=relay-bin", "--relay-log-purge=0", "--skip-slave-start"];
+    let options = [&options[..], &["--server-id=99999", "--event-scheduler=OFF"]].concat();
+    let first = files[0].file_name().unwrap().to_string_lossy().into_owned();
+    let source = format!("master_log_file='{first}', master_log_pos={from}");
+    server.start(&options);
+    let change = format!("CHANGE MASTER TO master_host='dummy', master_user='x', {source}, master_use_gtid=no");
+    sql::run(&mut server.conn(), &change);
+    server.stop();
+    let relay: Vec<PathBuf> =
+        (1..=files.len()).map(|number| server.data_dir.join(format!("relay-bin.{number:06}"))).collect();
+    for (file, relay) in files.iter().zip(&relay) {
+        fs::copy(file, relay).unwrap();
+    }
+    let index: String = (1..=files.len()).map(|number| format!("./relay-bin.{number:06}\n")).collect();
+    fs::write(server.data_dir.join("relay-bin.index"), index).unwrap();
+    give_tree_to_server(&server.data_dir);
+    server.start(&options);
+    let mut conn = server.conn();
+    match recipe {
+        Recipe::Right => {
+            let place = format!("relay_log_file='relay-bin.000001', relay_log_pos={from}");
+            sql::run(&mut conn, &format!("CHANGE MASTER TO {place}"));
+        }
+        Recipe::WithoutRelayLogFile => sql::run(&mut conn, &format!("CHANGE MASTER TO {source}")),
+    }
+    sql::run(&mut conn, "START SLAVE SQL_THREAD");
+    wait_for("the applier to come to rest", Duration::from_secs(60), || {
+        let state = sql::row(&mut conn, "SHOW SLAVE STATUS");
+        let (running, what) = (&state["Slave_SQL_Running"], &state["Slave_SQL_Running_State"]);
+        (running == "No" || what.starts_with("Slave has read all relay log")).then_some(())
+    });
+    // Equal in size means untouched: what the server writes there itself is a few hundred bytes.
+    let same = |(file, relay): &(&PathBuf, &PathBuf)| {
+        fs::metadata(relay).is_ok_and(|it| it.len() == fs::metadata(file).unwrap().len())
+    };
+    files.iter().zip(&relay).filter(same).count()
 }
 
 /// The account servers run as.

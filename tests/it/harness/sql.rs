@@ -23,6 +23,15 @@ pub(crate) fn ask(conn: &mut Conn, query: &str) -> String {
     render(&row[0])
 }
 
+/// One row by its column names.
+#[track_caller]
+pub(crate) fn row(conn: &mut Conn, query: &str) -> BTreeMap<String, String> {
+    let row: Option<Row> = conn.query_first(query).unwrap_or_else(|err| panic!("{query}: {err}"));
+    let row = row.unwrap_or_else(|| panic!("no row: {query}"));
+    let names = row.columns_ref().iter().map(|column| column.name_str().into_owned());
+    names.enumerate().map(|(at, name)| (name, render(&row[at]))).collect()
+}
+
 #[track_caller]
 pub(crate) fn run(conn: &mut Conn, statement: &str) {
     conn.query_drop(statement).unwrap_or_else(|err| panic!("{}: {err}", shortened(statement)));
