@@ -25,7 +25,7 @@ impl Scene {
         let mut conn = instance.conn();
         sql::run(&mut conn, "CREATE DATABASE shop");
         sql::run(&mut conn, "CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, y VARCHAR(200)) ENGINE=InnoDB");
-        sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT MD5(seq) FROM seq_1_to_2000");
+        sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT MD5(seq) FROM shop.seq_1_to_2000");
         let backup = instance.backup("base")["id"].as_str().unwrap().to_owned();
         sql::run(&mut conn, "INSERT INTO shop.t (y) VALUES ('after the backup')");
         instance.ship();

@@ -195,7 +195,7 @@ fn a_killed_scratch_server_changes_nothing() {
     instance.backup("base");
     // Enough rows that the replay lasts some seconds.
     for _ in 0..100 {
-        sql::run(&mut conn, "INSERT INTO shop.t (x, y) SELECT seq, REPEAT('y', 30) FROM seq_1_to_5000");
+        sql::run(&mut conn, "INSERT INTO shop.t (x, y) SELECT seq, REPEAT('y', 30) FROM shop.seq_1_to_5000");
     }
     let sum = |conn: &mut mysql::Conn| {
         sql::ask(conn, "SELECT CONCAT(COUNT(*), ' ', SUM(CRC32(CONCAT(id, x, y)))) FROM shop.t")
@@ -256,7 +256,7 @@ fn an_ordered_stop_is_quick_and_loses_no_task() {
     sql::run(&mut conn, "CREATE DATABASE shop");
     sql::run(&mut conn, "CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, y VARCHAR(2000)) ENGINE=InnoDB");
     for _ in 0..10 {
-        sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT REPEAT(MD5(RAND()), 50) FROM seq_1_to_2000");
+        sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT REPEAT(MD5(RAND()), 50) FROM shop.seq_1_to_2000");
     }
     let backup = instance.begin_backup("interrupted");
     let took = appliance.stop();

@@ -29,7 +29,7 @@ impl Scene {
         sql::run(&mut conn, "CREATE DATABASE shop");
         sql::run(&mut conn, "CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, y VARCHAR(2000)) ENGINE=InnoDB");
         let backup = instance.backup("base")["id"].as_str().unwrap().to_owned();
-        sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT MD5(seq) FROM seq_1_to_2000");
+        sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT MD5(seq) FROM shop.seq_1_to_2000");
         instance.ship();
         let before = sql::contents(&mut conn, "shop");
         Scene { appliance, instance, backup, before }
@@ -169,7 +169,7 @@ fn a_full_disk_stops_the_recovery_and_nothing_else() {
     }
     let mut scene = Scene::new(Appliance::start_at(bed, "", Some(small.join("state"))));
     let mut conn = scene.instance.conn();
-    sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT REPEAT(MD5(seq), 50) FROM seq_1_to_30000");
+    sql::run(&mut conn, "INSERT INTO shop.t (y) SELECT REPEAT(MD5(seq), 50) FROM shop.seq_1_to_30000");
     scene.before = sql::contents(&mut conn, "shop");
     let backup = scene.instance.backup("larger");
     let latest = json!({"latest": true, "backup": backup["id"]});
