@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod adopt;
 mod bad_input;
 mod crash;
 mod damage;
@@ -21,4 +22,6 @@ mod destroyed;
 mod judge;
 mod oracle;
 mod pitfalls;
+mod secrets;
+mod shipping;
 mod tidy;

@@ -1,6 +1,6 @@
 //! The appliance as a child process: started, stopped, killed, started again.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -88,16 +88,12 @@ impl Appliance {
     /// Starts the process without waiting for anything.
     pub(crate) fn launch(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs already");
-        let log = self.open_log();
+        let append = |path: &Path| OpenOptions::new().create(true).append(true).open(path).unwrap();
         let mut command = Command::new(BINARY);
         command.args(["serve", "--config"]).arg(&self.config).stdin(Stdio::null());
-        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.stdout(append(&self.bed.path("coffer.out"))).stderr(append(&self.log));
         command.envs(environment.iter().copied());
         self.child = Some(command.spawn().unwrap());
-    }
-
-    fn open_log(&self) -> File {
-        OpenOptions::new().create(true).append(true).open(&self.log).unwrap()
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -134,10 +130,6 @@ impl Appliance {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
     }
 
     pub(crate) fn token_file(&self) -> PathBuf {

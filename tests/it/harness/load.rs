@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -29,17 +29,10 @@ struct Shared {
     paused: AtomicBool,
     /// Threads that stand still because of the pause.
     standing: AtomicU32,
-    committed: Mutex<Vec<Acknowledged>>,
+    committed: Mutex<Vec<Committed>>,
     /// Commits that were sent but never answered: in or not, nobody promised.
     unanswered: Mutex<Vec<String>>,
     pause_between: Duration,
-}
-
-/// A commit, and when its answer came.
-#[derive(Debug, Clone)]
-pub(crate) struct Acknowledged {
-    pub(crate) committed: Committed,
-    pub(crate) at: SystemTime,
 }
 
 /// Makes the tables of the load. Their own transactions are part of the history too.
@@ -149,7 +142,7 @@ impl Load {
     }
 
     /// Ends the clients; returns what they know was committed, and what they do not know of.
-    pub(crate) fn end(self) -> (Vec<Acknowledged>, Vec<String>) {
+    pub(crate) fn end(self) -> (Vec<Committed>, Vec<String>) {
         self.shared.ended.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().unwrap();
@@ -163,7 +156,7 @@ impl Load {
     pub(crate) fn end_clean(self) -> Vec<Committed> {
         let (committed, unanswered) = self.end();
         assert!(unanswered.is_empty(), "commits without an answer: {unanswered:?}");
-        committed.into_iter().map(|one| one.committed).collect()
+        committed
     }
 }
 
@@ -243,8 +236,7 @@ impl Writer {
                 _ => {}
             }
         }
-        let committed = Committed { gtid, changes };
-        self.shared.committed.lock().unwrap().push(Acknowledged { committed, at: SystemTime::now() });
+        self.shared.committed.lock().unwrap().push(Committed { gtid, changes });
     }
 
     /// The next transaction: its statements, what they change, and how it ends.

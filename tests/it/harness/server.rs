@@ -105,11 +105,6 @@ impl Server {
         sql::connect(&self.socket).unwrap_or_else(|err| panic!("{}: {err}\n{}", self.socket.display(), self.log_tail()))
     }
 
-    pub(crate) fn pid(&self) -> i32 {
-        let text = fs::read_to_string(&self.pid_file).unwrap();
-        text.trim().parse().unwrap()
-    }
-
     pub(crate) fn is_up(&self) -> bool {
         fs::read_to_string(&self.pid_file).ok().and_then(|text| text.trim().parse().ok()).is_some_and(is_running)
     }
@@ -125,13 +120,6 @@ impl Server {
         let mut child = self.child.take().unwrap();
         kill(child.id() as i32, Signal::TERM);
         wait_for("a clean stop", Duration::from_secs(60), || child.try_wait().unwrap());
-    }
-
-    /// SIGKILL.
-    pub(crate) fn crash(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 
     /// Forgets the process: whoever adopts the server starts and stops it from now on.
