@@ -59,7 +59,7 @@ fn a_wrong_request_is_refused_by_name() {
     // What is asked, the statuses that fit, and words the message must hold.
     let cases: Vec<(String, &[u16], Vec<&str>)> = vec![
         ("{\"recovery\":".to_owned(), &[400], vec!["json"]),
-        ("[]".to_owned(), &[400], vec!["recovery"]),
+        ("[]".to_owned(), &[400], vec!["object"]),
         ("{}".to_owned(), &[400], vec!["recovery"]),
         ("{\"recovery\":{}}".to_owned(), &[400], vec!["target"]),
         ("{\"recovery\":{},\"and\":1}".to_owned(), &[400], vec!["and"]),
