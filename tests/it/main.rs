@@ -1,1 +1,27 @@
+//! The contract, proven from outside: the real binary, real MariaDB servers, HTTP, the command line and plain SQL.
+//!
+//! Each test has a directory, a state directory and servers of its own and ends them by pid. `COFFER_TEST_SEED` repeats
+//! a run of the random tests, `COFFER_TEST_KEEP=1` keeps what passed; what failed is always kept and its place printed.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "tests fail by panicking, and look at the binary from outside: its rules for the inside are not theirs"
+)]
+
+mod harness;
+
+mod adopt;
+mod bad_input;
+mod crash;
+mod damage;
+mod destroyed;
+mod judge;
+mod oracle;
+mod pitfalls;
+mod secrets;
+mod shipping;
+mod tidy;
