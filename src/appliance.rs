@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use crate::agent::crew::Crew;
 use crate::agent::history::HistoryPlanning;
 use crate::agent::{Context, Settings};
-use crate::api::{Api, HttpSettings};
+use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::Config;
 use crate::datastore::Tools;
 use crate::durable;
@@ -127,8 +127,14 @@ fn http_settings(config: &Config) -> HttpSettings {
         listen: config.http.listen,
         tenant: config.http.tenant.clone(),
         hosts: config.http.hosts.clone(),
-        tls: None,
-        state_dir: config.state_dir.clone(),
+        tls: config
+            .http
+            .tls
+            .as_ref()
+            .map(|tls| TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }),
+        socket_dir: config.state_dir.clone(),
+        workers: crate::api::WORKERS,
+        limits: Limits::default(),
     }
 }
 
