@@ -9,10 +9,16 @@ use mysql::{Conn, OptsBuilder, Row, Value};
 /// What a server holds: per `schema.table` the sorted lines of its rows, the column names first.
 pub(crate) type Contents = BTreeMap<String, Vec<String>>;
 
-/// Connects as the server's root, who needs no password on the socket.
+/// Connects as the server's root, who needs no password on the socket, or as the operating system's user.
 pub(crate) fn connect(socket: &Path) -> Result<Conn, mysql::Error> {
-    let options = OptsBuilder::new().socket(Some(socket.to_string_lossy().into_owned())).user(Some("root"));
-    Conn::new(options.prefer_socket(true))
+    let as_user = |name: &str| {
+        let options = OptsBuilder::new().socket(Some(socket.to_string_lossy().into_owned())).user(Some(name));
+        Conn::new(options.prefer_socket(true))
+    };
+    match as_user("root") {
+        Err(mysql::Error::MySqlError(_)) if !rustix::process::geteuid().is_root() => as_user(super::server::account()),
+        answer => answer,
+    }
 }
 
 /// One column of one row, as text.
