@@ -69,11 +69,7 @@ impl StatementFacts {
                 parser.accept_any(&[b"LOW_PRIORITY", b"QUICK", b"IGNORE", b"HISTORY", b"FROM"]);
                 facts.tables.extend(parser.table_name());
             }
-            b"LOAD" => {
-                if parser.seek(b"INTO") && parser.accept(b"TABLE") {
-                    facts.tables.extend(parser.table_name());
-                }
-            }
+            b"LOAD" if parser.seek(b"INTO") && parser.accept(b"TABLE") => facts.tables.extend(parser.table_name()),
             _ => {}
         }
         facts
