@@ -13,14 +13,12 @@ use crate::datastore::sql::Sql;
 use crate::datastore::{mariadb, mysqld};
 use crate::domain::gtid::BinlogState;
 use crate::domain::id::{InstanceId, TimelineId};
-use crate::domain::instance::{Control, Instance, InstanceStatus, Server};
+use crate::domain::instance::{Control, Instance, InstanceStatus};
 use crate::domain::task::Task;
 use crate::domain::timeline::{Origin, Timeline};
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
 
-/// The longest path a Unix socket can have, less its final zero.
-const SOCKET_PATH_MAX: usize = 107;
 const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Makes the data directory, starts the server, begins the first timeline.
@@ -39,8 +37,8 @@ fn make_server(
     instance: &mut Instance,
 ) -> Result<(), Error> {
     let _mine = supervisor.take_over();
-    if instance.server.data_dir.as_os_str().is_empty() {
-        instance.server = lay_out(context, instance)?;
+    if instance.server.port == 0 {
+        instance.server.port = free_port()?;
         context.store.write(|tx| tx.update_instance(instance))?;
     }
     let server = &instance.server;
@@ -74,34 +72,6 @@ fn make_server(
         mysqld::start(&context.tools, server)?;
     }
     note_version(context, instance)
-}
-
-/// Where a created server's files lie. Names are short because a Unix socket's path must be.
-fn lay_out(context: &Context, instance: &Instance) -> Result<Server, Error> {
-    let short: String = instance.id.to_string().chars().take(8).collect();
-    let base = std::path::absolute(&context.settings.state_dir)
-        .map_err(|err| io_error("unable to find", &context.settings.state_dir, err))?
-        .join("instances")
-        .join(short);
-    let server = Server {
-        control: Control::Created,
-        socket: base.join("mariadbd.sock"),
-        data_dir: base.join("data"),
-        binlog_base: base.join("data").join("binlog"),
-        work_dir: base.join("work"),
-        defaults_file: base.join("my.cnf"),
-        port: if instance.server.port == 0 { free_port()? } else { instance.server.port },
-    };
-    // The longest socket is the scratch server's of a recovery.
-    let longest = server.work_dir.join("r-12345678").join("s.sock");
-    if longest.as_os_str().len() > SOCKET_PATH_MAX {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            format!("the state directory's path is too long for Unix sockets: `{}`", longest.display()),
-        )
-        .hint("Set state_dir to a shorter path."));
-    }
-    Ok(server)
 }
 
 /// The server's user must be able to pass through every directory above its data.

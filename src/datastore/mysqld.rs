@@ -120,7 +120,7 @@ pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
 fn start_error(server: &Server, run_dir: &Path, what: &str) -> Error {
     let mut evidence = String::new();
     for name in ["mariadbd.log", "start.log"] {
-        let lines = last_lines(&run_dir.join(name), 12);
+        let lines = last_lines(&run_dir.join(name), 4);
         if !lines.is_empty() {
             evidence = format!("; its log ends: {lines}");
             break;
@@ -147,7 +147,10 @@ pub(crate) fn last_lines(path: &Path, count: usize) -> String {
     };
     let text = read().unwrap_or_default();
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(count)..].join(" | ")
+    // What the server calls an error says most; a log without one has its last words.
+    let errors: Vec<&str> = lines.iter().copied().filter(|line| line.contains("[ERROR]")).collect();
+    let chosen = if errors.is_empty() { lines } else { errors };
+    chosen[chosen.len().saturating_sub(count)..].join(" | ")
 }
 
 /// Stops the server cleanly and proves that nobody has its data directory open any more. A stopped server is fine.

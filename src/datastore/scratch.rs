@@ -289,7 +289,7 @@ fn follow(
         if !scratch.handle.is_alive() {
             return Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("the scratch server ended during the replay; its log ends: {}", last_lines(&scratch.log, 12)),
+                format!("the scratch server ended during the replay; its log ends: {}", last_lines(&scratch.log, 4)),
             ));
         }
         let status = sql.record("SHOW SLAVE STATUS")?;
@@ -362,7 +362,7 @@ fn spawn(tools: &Tools, settings: &ScratchSettings, options: &str, access: Acces
 }
 
 fn start_error(log: &Path) -> Error {
-    Error::new(ErrorKind::Tool, format!("the scratch server does not start; its log ends: {}", last_lines(log, 12)))
+    Error::new(ErrorKind::Tool, format!("the scratch server does not start; its log ends: {}", last_lines(log, 4)))
         .hint("The serving database is untouched.")
 }
 
