@@ -5,11 +5,14 @@
 #![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
 
 mod clock;
+mod datastore;
 mod domain;
 mod durable;
 mod error;
 mod recovery;
 mod repository;
+#[cfg(test)]
+mod scratch;
 mod storage;
 
 fn main() {}
