@@ -146,3 +146,29 @@ pub(crate) fn io_error(doing: impl fmt::Display, path: &std::path::Path, err: st
         _ => error,
     }
 }
+
+/// The error that a reader or writer of ours put into `err`, or one that says what was being done.
+pub(crate) fn error_of(err: std::io::Error, doing: &str) -> Error {
+    match err.downcast::<Error>() {
+        Ok(error) => error,
+        Err(err) if matches!(err.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+            Error::new(ErrorKind::NoSpace, doing).with_source(err).hint("Free space on that file system and try again.")
+        }
+        Err(err) => Error::new(ErrorKind::Io, doing).with_source(err),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_ours_survives_the_way_through_io() {
+        let err = io::Error::other(Error::new(ErrorKind::Corrupt, "bad part"));
+        assert_eq!(error_of(err, "reading").kind(), ErrorKind::Corrupt);
+        assert_eq!(error_of(io::Error::from_raw_os_error(5), "reading").kind(), ErrorKind::Io);
+        assert_eq!(error_of(io::Error::from_raw_os_error(28), "writing").kind(), ErrorKind::NoSpace);
+    }
+}

@@ -23,6 +23,7 @@ mod process;
 mod queue;
 mod recovery;
 mod repository;
+mod scratch;
 mod service;
 mod storage;
 mod store;

@@ -17,8 +17,8 @@ use crate::domain::backup::BackupEnd;
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, InstanceId, TimelineId};
+use crate::error::error_of;
 use crate::error::{Error, ErrorKind};
-use crate::storage::error_of;
 use crate::storage::faulty::Fault;
 
 fn flag() -> Arc<AtomicBool> {

@@ -4,10 +4,10 @@ use std::fs;
 use std::sync::Arc;
 
 use super::Repository;
+use crate::scratch::Scratch;
 use crate::storage::ObjectStore;
 use crate::storage::faulty::{Fault, FaultyStore};
 use crate::storage::local::LocalStore;
-use crate::storage::scratch::Scratch;
 
 pub(crate) struct Bench {
     pub(crate) scratch: Scratch,

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use super::{FORMAT, Repository, check_format, hex, layout, sha256_hex, to_json};
 use crate::domain::chunk::{Chunk, ChunkFacts};
 use crate::domain::id::{InstanceId, TimelineId};
-use crate::error::{Error, ErrorKind, io_error};
-use crate::storage::{Body, StoredObject, error_of};
+use crate::error::{Error, ErrorKind, error_of, io_error};
+use crate::storage::{Body, StoredObject};
 
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 /// A head holds GTIDs of every server and domain; even thousands of them fit.

@@ -222,7 +222,7 @@ impl Repository {
             let read = match reader.read(&mut buffer) {
                 Ok(read) => read,
                 Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(err) => return Err(crate::storage::error_of(err, &format!("unable to read `{key}` back"))),
+                Err(err) => return Err(crate::error::error_of(err, &format!("unable to read `{key}` back"))),
             };
             if read == 0 {
                 return Ok(rest.is_empty());

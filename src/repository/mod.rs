@@ -183,7 +183,7 @@ fn fetch(store: &dyn ObjectStore, key: &str, bytes_max: u64) -> Result<Vec<u8>, 
     reader
         .take(bytes_max.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(|err| storage::error_of(err, &format!("unable to read `{location}`")))?;
+        .map_err(|err| crate::error::error_of(err, &format!("unable to read `{location}`")))?;
     if bytes.len() as u64 > bytes_max {
         return Err(corrupt(&location, format_args!("is larger than {bytes_max} bytes")));
     }
@@ -241,7 +241,7 @@ pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::scratch::Scratch;
+    use crate::scratch::Scratch;
 
     fn url(dir: &Path) -> String {
         format!("file://{}", dir.display())

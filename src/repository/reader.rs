@@ -16,13 +16,13 @@ use super::manifest::{Manifest, Part};
 use super::writer::Transferred;
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
+use crate::error::error_of;
 use crate::error::{Error, ErrorKind};
-use crate::storage::error_of;
 
 const THREADS: usize = 2;
 const WAITING_PARTS_MAX: usize = 1;
 
-/// The stream of a backup. See the module. Its failures can be had by `storage::error_of`.
+/// The stream of a backup. See the module. Its failures can be had by `error::error_of`.
 pub(crate) struct BackupReader {
     /// One of each thread, in turn.
     arrivals: Vec<Receiver<Result<Vec<u8>, Error>>>,

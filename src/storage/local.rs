@@ -445,7 +445,7 @@ fn vanished(root: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::scratch::Scratch;
+    use crate::scratch::Scratch;
     use crate::storage::suite;
 
     #[test]

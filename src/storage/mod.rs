@@ -3,7 +3,7 @@
 //! Drivers know bytes and names and nothing of what the objects mean; that is `repository`'s. Nothing here is ever
 //! overwritten: a name holds what makes it unique, so the same name with other bytes is a fault and is told as one.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,8 +12,6 @@ use crate::error::{Error, ErrorKind};
 #[cfg(test)]
 pub(crate) mod faulty;
 pub(crate) mod local;
-#[cfg(test)]
-pub(crate) mod scratch;
 #[cfg(test)]
 pub(crate) mod suite;
 mod url;
@@ -25,7 +23,7 @@ const KEY_BYTES_MAX: usize = 512;
 ///
 /// - `put` is atomic and durable: a key is absent or complete, whatever happens.
 /// - `put` on a key that exists is Ok when the content is the same and `Conflict` when it is not; nothing is replaced.
-/// - `get` of a missing key is `NotFound`, never an empty reader. What its reader fails with can be had by `error_of`.
+/// - `get` of a missing key is `NotFound`, never an empty reader. What its reader fails with can be had by `error::error_of`.
 /// - `list` is in byte order of the keys, begins behind `after`, and never shows an incomplete object.
 /// - `delete` of a missing key is Ok.
 /// - A store that is not there is `Unavailable`, with the place and the remedy; it is never made anew in silence.
@@ -67,17 +65,6 @@ pub(crate) fn open_existing(url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
     Ok(Arc::new(local::LocalStore::open(&folder)?))
 }
 
-/// The error that a reader of ours put into `err`, or one that says what was being done.
-pub(crate) fn error_of(err: io::Error, doing: &str) -> Error {
-    match err.downcast::<Error>() {
-        Ok(error) => error,
-        Err(err) if err.kind() == io::ErrorKind::StorageFull => {
-            Error::new(ErrorKind::NoSpace, doing).with_source(err).hint("Free space on that file system and try again.")
-        }
-        Err(err) => Error::new(ErrorKind::Io, doing).with_source(err),
-    }
-}
-
 /// Refuses keys that a driver could take for anything but a name below its root.
 fn check_key(key: &str) -> Result<(), Error> {
     let good_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -102,13 +89,5 @@ mod tests {
         for good in ["coffer.json", "a/b-c_d.zst"] {
             check_key(good).unwrap();
         }
-    }
-
-    #[test]
-    fn an_error_of_ours_survives_the_way_through_io() {
-        let err = io::Error::other(Error::new(ErrorKind::Corrupt, "bad part"));
-        assert_eq!(error_of(err, "reading").kind(), ErrorKind::Corrupt);
-        assert_eq!(error_of(io::Error::from_raw_os_error(5), "reading").kind(), ErrorKind::Io);
-        assert_eq!(error_of(io::Error::from_raw_os_error(28), "writing").kind(), ErrorKind::NoSpace);
     }
 }

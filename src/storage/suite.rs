@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::{Body, ObjectStore};
 use crate::error::ErrorKind;
-use crate::storage::scratch::Scratch;
+use crate::scratch::Scratch;
 
 /// Checks the contract of `ObjectStore` on an empty store.
 pub(crate) fn check_contract(store: &dyn ObjectStore) {
