@@ -329,7 +329,7 @@ client_command! {
         #[argh(option, arg_name = "GTID")]
         skip_gtid: Vec<String>,
         /// the timeline that holds the point (default: the current one and its past)
-        #[argh(option, arg_name = "ID")]
+        #[argh(option, arg_name = "NUMBER")]
         timeline: Option<String>,
         /// only show the plan
         #[argh(switch)]

@@ -15,7 +15,7 @@ pub(super) fn list(client: &Client, wanted: &cli::BackupList) -> Result<(), Erro
         Some(instance) => format!("/backups?instance_id={}", escape(&instance.id)),
         None => "/backups".to_owned(),
     };
-    let answer = client.api.get(&path)?;
+    let answer = client.api.get_all(&path, "backups")?;
     client.print(&answer, || {
         let backups: Vec<Backup> = view::read(http::member(&answer, "backups")?)?;
         if backups.is_empty() {
@@ -51,7 +51,7 @@ pub(super) fn create(client: &Client, wanted: &cli::BackupCreate) -> Result<(), 
         .name
         .clone()
         .unwrap_or_else(|| format!("{}-{}", instance.name, crate::clock::now().strftime("%Y%m%d-%H%M%S")));
-    let mut backup = json!({"name": name, "instance": instance.id, "incremental": 0});
+    let mut backup = json!({"name": name, "instance": instance.id});
     if let Some(description) = &wanted.description {
         backup["description"] = json!(description);
     }
@@ -101,7 +101,7 @@ pub(super) fn settle(client: &Client, answer: &Value) -> Result<Value, Error> {
 
 /// The backup that `wanted` names.
 pub(super) fn find(api: &Api, wanted: &str) -> Result<Backup, Error> {
-    let answer = api.get("/backups")?;
+    let answer = api.get_all("/backups", "backups")?;
     let backups: Vec<Backup> = view::read(http::member(&answer, "backups")?)?;
     pick(&backups, wanted, "backup", |backup| &backup.id, |backup| &backup.name).cloned()
 }
@@ -170,7 +170,7 @@ mod tests {
         ]);
         let BackupAction::Create(wanted) = action("backup create shop --name nightly") else { panic!() };
         create(&Client::of(&canned), &wanted).unwrap();
-        let wanted = json!({"backup": {"name": "nightly", "instance": "i1", "incremental": 0}});
+        let wanted = json!({"backup": {"name": "nightly", "instance": "i1"}});
         assert_eq!(canned.bodies().get(1), Some(&wanted));
         assert_eq!(canned.seen().len(), 4);
     }

@@ -21,6 +21,8 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// `plan` reads what is left of the binlog first, which may take a while.
 const ANSWER_SECONDS_MAX: u64 = 300;
 const CONNECT_SECONDS_MAX: u64 = 5;
+/// Pages of a list that are read; far more than anybody has.
+const PAGES_MAX: usize = 1000;
 /// A token or an address is one short line.
 const SMALL_FILE_BYTES_MAX: u64 = 4096;
 
@@ -101,6 +103,19 @@ impl Api {
         self.read(request.header("Accept", "application/json").call())
     }
 
+    /// The members of the list `name` at `path`, from all of its pages.
+    pub(crate) fn get_all(&self, path: &str, name: &str) -> Result<Value, Error> {
+        let mut all: Vec<Value> = Vec::new();
+        let mut next = Some(path.to_owned());
+        for _ in 0..PAGES_MAX {
+            let Some(path) = next.take() else { break };
+            let answer = self.get(&path)?;
+            all.extend(member(&answer, name)?.as_array().cloned().unwrap_or_default());
+            next = next_page(&answer).and_then(|href| href.strip_prefix(&self.prefix)).map(str::to_owned);
+        }
+        Ok(serde_json::json!({ name: all }))
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, Error> {
         let request = self.agent.post(self.address(path)).header("X-Auth-Token", &self.token);
         self.read(request.header("Accept", "application/json").send_json(body))
@@ -143,6 +158,13 @@ impl Api {
 /// The member `name` of an answer, or what is wrong with the answer.
 pub(crate) fn member<'a>(answer: &'a Value, name: &str) -> Result<&'a Value, Error> {
     answer.get(name).ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("the appliance's answer has no `{name}`")))
+}
+
+/// The path of the page behind an answer, if there is one.
+fn next_page(answer: &Value) -> Option<&str> {
+    let links = answer.get("links")?.as_array()?;
+    let next = links.iter().find(|link| link.get("rel").and_then(Value::as_str) == Some("next"))?;
+    next.get("href")?.as_str()
 }
 
 /// Text as it may stand in a query: everything but letters, digits and `-._~` escaped.
@@ -270,6 +292,20 @@ mod tests {
         let answer = canned.api().get("/instances").unwrap();
         assert_eq!(answer, serde_json::json!({"instances": []}));
         assert_eq!(canned.seen(), ["GET /v1.0/appliance/instances token=secret"]);
+    }
+
+    #[test]
+    fn a_list_is_read_page_by_page() {
+        let canned = Canned::new(&[
+            (
+                "GET /v1.0/appliance/backups",
+                200,
+                r#"{"backups":[1,2],"links":[{"rel":"next","href":"/v1.0/appliance/backups?marker=2"}]}"#,
+            ),
+            ("GET /v1.0/appliance/backups?marker=2", 200, r#"{"backups":[3]}"#),
+        ]);
+        let all = canned.api().get_all("/backups", "backups").unwrap();
+        assert_eq!(all, serde_json::json!({"backups": [1, 2, 3]}));
     }
 
     #[test]

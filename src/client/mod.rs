@@ -130,12 +130,18 @@ fn pick<'a, T>(
     }
     match found.as_slice() {
         [one] => Ok(one),
-        [] => Err(Error::new(ErrorKind::NotFound, format!("there is no {noun} `{wanted}`"))
-            .hint(format!("`coffer {noun} list` shows those there are."))),
+        [] => Err(Error::new(ErrorKind::NotFound, format!("there is no {noun} `{wanted}`")).hint(list_hint(noun))),
         several => {
             Err(Error::new(ErrorKind::InvalidInput, format!("`{wanted}` names {} of the {noun}s", several.len()))
                 .hint(format!("Give the whole id; `coffer {noun} list --json` shows it.")))
         }
+    }
+}
+
+fn list_hint(noun: &str) -> String {
+    match noun {
+        "timeline" => "`coffer timeline INSTANCE --json` shows those there are.".to_owned(),
+        noun => format!("`coffer {noun} list --json` shows those there are."),
     }
 }
 

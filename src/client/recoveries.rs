@@ -6,7 +6,7 @@ use crate::cli;
 use crate::client::http::{self, Api};
 use crate::client::progress::{self, Settled};
 use crate::client::view::{self, Fault, Instance, Plan, PlannedTransaction, Recovery};
-use crate::client::{Client, backups, instances, output, pick, render};
+use crate::client::{Client, backups, instances, output, pick, render, timelines};
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::gtid::Gtid;
 use crate::error::{Error, ErrorKind};
@@ -16,6 +16,9 @@ pub(super) fn recover(client: &Client, wanted: &cli::Recover) -> Result<(), Erro
     let instance = instances::find(&client.api, &wanted.instance)?;
     if let Some(backup) = &wanted.backup {
         members.insert("backup".to_owned(), json!(backups::find(&client.api, backup)?.id));
+    }
+    if let Some(timeline) = &wanted.timeline {
+        members.insert("timeline".to_owned(), json!(timelines::find(&client.api, &instance.id, timeline)?.id));
     }
     members.insert("instance".to_owned(), json!(instance.id));
     if wanted.plan {
@@ -225,9 +228,6 @@ fn recovery_members(wanted: &cli::Recover, zone: &jiff::tz::TimeZone) -> Result<
     if !wanted.skip_gtid.is_empty() {
         let skip: Vec<Gtid> = wanted.skip_gtid.iter().map(|text| text.parse()).collect::<Result<_, Error>>()?;
         members.insert("skip".to_owned(), json!(skip));
-    }
-    if let Some(timeline) = &wanted.timeline {
-        members.insert("timeline".to_owned(), json!(timeline));
     }
     if wanted.pause {
         members.insert("pause".to_owned(), json!(true));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::cli;
 use crate::client::http::{self, Api};
 use crate::client::view::{self, Timeline};
-use crate::client::{Client, instances, render};
+use crate::client::{Client, instances, pick, render};
 use crate::error::Error;
 
 pub(super) fn list(client: &Client, wanted: &cli::Timeline) -> Result<(), Error> {
@@ -42,6 +42,15 @@ pub(super) fn read(api: &Api, instance: &str) -> Result<Vec<Timeline>, Error> {
     view::read(http::member(&answer, "timelines")?)
 }
 
+/// The timeline that `wanted` names: by number, by id, or by its first characters.
+pub(super) fn find(api: &Api, instance: &str, wanted: &str) -> Result<Timeline, Error> {
+    let timelines = read(api, instance)?;
+    if let Some(numbered) = timelines.iter().find(|timeline| timeline.number.to_string() == wanted) {
+        return Ok(numbered.clone());
+    }
+    pick(&timelines, wanted, "timeline", |timeline| &timeline.id, |_| "").cloned()
+}
+
 /// `recovery 1a2b3c4d`: the one word or the object the API has for a timeline's origin.
 fn because(origin: &Value) -> String {
     match origin {
@@ -59,7 +68,7 @@ fn because(origin: &Value) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{because, read};
+    use super::{because, find, read};
     use crate::client::canned::Canned;
 
     #[test]
@@ -73,6 +82,9 @@ mod tests {
                {"id":"t2","number":2,"parent":1,"parent_id":"t1","branch":{"position":"b.000001:9","gtid":"0-1-5"},"current":true}]}"#,
         )]);
         let timelines = read(&canned.api(), "i1").unwrap();
+        assert_eq!(find(&canned.api(), "i1", "2").unwrap().id, "t2");
+        assert_eq!(find(&canned.api(), "i1", "t1").unwrap().number, 1);
+        assert!(find(&canned.api(), "i1", "3").is_err());
         assert_eq!(timelines.last().map(|timeline| (timeline.parent, timeline.current)), Some((Some(1), true)));
     }
 }

@@ -133,7 +133,7 @@ impl<'a> Scene<'a> {
     fn back_up(&mut self, story: &mut Story) -> Result<(), Error> {
         story.step("Back it up while it serves.");
         story.command(&self.command("backup create shop"));
-        let body = json!({"backup": {"name": "demo", "instance": self.instance()?.id, "incremental": 0}});
+        let body = json!({"backup": {"name": "demo", "instance": self.instance()?.id}});
         let answer = self.until_free(story, || self.appliance.api.post("/backups", &body))?;
         let answer = backups::settle(&self.client, &answer)?;
         let backup: view::Backup = view::read(http::member(&answer, "backup")?)?;
