@@ -1,5 +1,7 @@
 //! Decisions of a recovery. Pure: no clock, disk or network; the agent does what is decided here.
 
+pub(crate) mod state;
+
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::Gtid;
 use crate::domain::id::InstanceId;
