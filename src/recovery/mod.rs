@@ -1,6 +1,8 @@
 //! Decisions of a recovery. Pure: no clock, disk or network; the agent does what is decided here.
 
+pub(crate) mod plan;
 pub(crate) mod state;
+pub(crate) mod transactions;
 
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::Gtid;
