@@ -6,9 +6,11 @@
 
 mod api;
 mod clock;
+mod config;
 mod domain;
 mod durable;
 mod error;
+mod lock;
 mod logging;
 mod process;
 mod queue;

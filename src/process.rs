@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub(crate) use handle::ProcessHandle;
+pub(crate) use handle::{ProcessHandle, start_time};
 pub(crate) use user::User;
 
 use crate::clock::Deadline;

@@ -57,10 +57,10 @@ fn a_deadline_kills_the_whole_group() {
     let pids = dir.join("pids");
     let script = format!("sleep 1000 & echo $! > {0}; echo $$ >> {0}; wait", pids.display());
     let begun = Stopwatch::start();
-    let err = shell(&script).deadline(Duration::from_millis(300)).run().unwrap_err();
+    let err = shell(&script).deadline(Duration::from_millis(1500)).run().unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
-    assert!(err.message().contains("took longer than 0.3 s and was killed"), "{err}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(err.message().contains("took longer than 1.5 s and was killed"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     let written = std::fs::read_to_string(&pids).unwrap();
     assert_eq!(written.lines().count(), 2);
     for pid in written.lines() {
@@ -78,7 +78,7 @@ fn is_gone(pid: &str) -> bool {
 fn a_grandchild_that_holds_the_pipes_does_not_hold_the_caller() {
     let begun = Stopwatch::start();
     let output = shell("sleep 30 & echo $!").run().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     let pid = output.text().parse().unwrap();
     ProcessHandle::of_pid(pid).unwrap().unwrap().kill().unwrap();
 }

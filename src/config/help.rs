@@ -1,0 +1,141 @@
+//! Every key of the configuration, with its default and its purpose: `coffer serve --help-config`.
+
+/// A key as people read of it.
+pub(super) struct Key {
+    /// Empty for the top of the file.
+    pub(super) section: &'static str,
+    pub(super) name: &'static str,
+    pub(super) value: Value,
+    pub(super) help: &'static str,
+}
+
+/// A value in TOML.
+pub(super) enum Value {
+    Default(&'static str),
+    /// What one might write; the default depends on the host or is nothing.
+    Example(&'static str),
+}
+
+const fn key(section: &'static str, name: &'static str, value: Value, help: &'static str) -> Key {
+    Key { section, name, value, help }
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "",
+        "state_dir",
+        Value::Default("\"./coffer-data\""),
+        "Coffer's state, its token and the servers it creates. Relative to the directory coffer is started in.",
+    ),
+    key(
+        "",
+        "repository_url",
+        Value::Example("\"file:///var/backups/coffer\""),
+        "Where backups and binlogs go. Default: the folder repository in state_dir, which is on the same disk as the\ndata it protects: good for a try, not for the day the disk dies.",
+    ),
+    key(
+        "",
+        "workers",
+        Value::Default("2"),
+        "Tasks that run at the same time, 1 to 32; one instance runs one at a time.",
+    ),
+    key(
+        "http",
+        "listen",
+        Value::Default("\"127.0.0.1:8779\""),
+        "Address and port of the API and the status page. An address that other hosts can reach needs TLS.",
+    ),
+    key("http", "tenant", Value::Default("\"appliance\""), "The project in the API's paths: /v1.0/{tenant}/instances."),
+    key(
+        "http",
+        "hosts",
+        Value::Default("[]"),
+        "Names by which clients call this host, besides 127.0.0.1, ::1 and localhost. Requests to other names are refused,\nso that no web page can reach coffer through a name of its own.",
+    ),
+    key(
+        "http",
+        "tls_certificate",
+        Value::Example("\"/etc/coffer/cert.pem\""),
+        "Certificate chain in PEM. Default: no TLS.",
+    ),
+    key("http", "tls_key", Value::Example("\"/etc/coffer/key.pem\""), "Private key in PEM."),
+    key(
+        "mariadb",
+        "server",
+        Value::Example("\"/usr/sbin/mariadbd\""),
+        "The server. Default of all programs: looked up in PATH, /usr/sbin, /usr/local/sbin and /usr/bin.",
+    ),
+    key(
+        "mariadb",
+        "backup",
+        Value::Example("\"/usr/bin/mariadb-backup\""),
+        "Takes and prepares backups. Must be of the server's version.",
+    ),
+    key(
+        "mariadb",
+        "install_db",
+        Value::Example("\"/usr/bin/mariadb-install-db\""),
+        "Makes the data directory of a new server.",
+    ),
+    key("mariadb", "client", Value::Example("\"/usr/bin/mariadb\""), "The command line client."),
+    key("mariadb", "binlog", Value::Example("\"/usr/bin/mariadb-binlog\""), "Shows binlogs; used to compare only."),
+    key(
+        "mariadb",
+        "server_user",
+        Value::Example("\"mysql\""),
+        "User the servers run as that coffer creates. Default: mysql if coffer runs as root, else coffer's own user.",
+    ),
+    key(
+        "mariadb",
+        "buffer_pool_bytes",
+        Value::Default("134217728"),
+        "innodb_buffer_pool_size of the servers coffer creates, 8 MiB to 1 TiB.",
+    ),
+    key(
+        "recovery",
+        "undo_window_hours",
+        Value::Default("72"),
+        "How long the data from before a recovery is kept beside the new, 1 to 8784.",
+    ),
+    key(
+        "recovery",
+        "replay_buffer_pool_bytes",
+        Value::Default("268435456"),
+        "innodb_buffer_pool_size of the scratch server of a recovery, which runs beside the serving one.",
+    ),
+    key(
+        "shipping",
+        "poll_milliseconds",
+        Value::Default("100"),
+        "How often the end of the binlog is looked at, 10 to 10000. A commit is in the repository about that much later.",
+    ),
+    key(
+        "shipping",
+        "chunk_bytes_max",
+        Value::Default("16777216"),
+        "Bytes of binlog after which a chunk ends at the next transaction, 64 KiB to 256 MiB.",
+    ),
+];
+
+/// The documentation of every key, itself a file with all the defaults.
+pub(crate) fn help_config() -> String {
+    let mut text = String::from(
+        "# Coffer's configuration. Every key may be left out; an unknown one refuses to start.\n# Values shown are the defaults; lines that begin with `#` and a key are examples.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        if key.section != section {
+            section = key.section;
+            text.push_str(&format!("\n[{section}]\n"));
+        }
+        text.push('\n');
+        for line in key.help.lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        match key.value {
+            Value::Default(value) => text.push_str(&format!("{} = {value}\n", key.name)),
+            Value::Example(value) => text.push_str(&format!("#{} = {value}\n", key.name)),
+        }
+    }
+    text
+}
