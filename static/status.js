@@ -1,0 +1,264 @@
+// The status page. It only reads: every request is a GET. Whatever the appliance says is put on the page as text, never
+// as markup. The token is asked for once and kept in this tab (sessionStorage); it is sent to this origin only.
+"use strict";
+
+const POLL_MS = 2000;
+const ANSWER_MS_MAX = 10000;
+const BACKUPS_SHOWN = 10;
+const RECOVERIES_SHOWN = 10;
+const LAG_SECONDS_HIGH = 10;
+const TENANT = new URLSearchParams(location.search).get("tenant") || "appliance";
+const TOKEN_KEY = "coffer-token";
+
+const byId = (id) => document.getElementById(id);
+
+class Unauthorized extends Error {}
+
+async function get(path) {
+  const answer = await fetch(`/v1.0/${encodeURIComponent(TENANT)}${path}`, {
+    headers: { "X-Auth-Token": sessionStorage.getItem(TOKEN_KEY) || "", Accept: "application/json" },
+    cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(ANSWER_MS_MAX),
+  });
+  if (answer.status === 401) throw new Unauthorized();
+  if (!answer.ok) throw new Error(await faultMessage(answer));
+  return answer.json();
+}
+
+async function faultMessage(answer) {
+  try {
+    const fault = Object.values(await answer.json())[0];
+    if (fault && fault.message) return fault.message;
+  } catch {
+    // Not of our shape; the number has to do.
+  }
+  return `The appliance answered with HTTP status ${answer.status}.`;
+}
+
+// An element with attributes and children; text stays text.
+function el(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  return node;
+}
+
+function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+  let size = Number(count) || 0, unit = 0;
+  while (size >= 1023.5 && unit < units.length - 1) { size /= 1024; unit += 1; }
+  return unit === 0 ? `${size} B` : `${size.toFixed(1)} ${units[unit]}`;
+}
+
+const number = (count) => String(Number(count) || 0).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+
+function milliseconds(span) {
+  if (span < 1000) return `${Math.round(span)} ms`;
+  if (span < 60000) return `${(span / 1000).toFixed(1)} s`;
+  if (span < 3600000) return `${Math.floor(span / 60000)} min ${Math.floor(span % 60000 / 1000)} s`;
+  return `${Math.floor(span / 3600000)} h ${Math.floor(span % 3600000 / 60000)} min`;
+}
+
+// Trove's own times are UTC and do not say so.
+function moment(text) {
+  if (!text) return null;
+  const date = new Date(/(Z|[+-]\d\d:?\d\d)$/.test(text) ? text : `${text}Z`);
+  return Number.isNaN(date.getTime()) ? null : date;
+}
+
+function time(text) {
+  const date = moment(text);
+  if (!date) return el("span", {}, "–");
+  const plain = (instant) => instant.toISOString().slice(0, 19).replace("T", " ");
+  const utc = plain(date), here = plain(new Date(date.getTime() - date.getTimezoneOffset() * 60000));
+  const local = here === utc ? "" : ` (here ${here.slice(0, 10) === utc.slice(0, 10) ? here.slice(11) : here})`;
+  return el("time", { datetime: date.toISOString() }, `${utc} UTC`, local ? el("span", { class: "local" }, local) : "");
+}
+
+function sentence(text) {
+  const bare = String(text).trim().replace(/\.$/, "");
+  return `${bare.charAt(0).toUpperCase()}${bare.slice(1)}.`;
+}
+
+// What is wrong with an instance and what to do, in one sentence each; null when all is well.
+function trouble(instance) {
+  if (instance.fault && instance.fault.message) {
+    const remedy = instance.fault.details ? ` ${sentence(instance.fault.details)}` : "";
+    return { weight: "trouble", text: sentence(instance.fault.message) + remedy };
+  }
+  if (instance.status === "ERROR") {
+    return { weight: "trouble", text: "The server does not serve. Look into its error log, then recover it." };
+  }
+  const shipping = instance.shipping || {};
+  if (shipping.message) return { weight: "trouble", text: sentence(shipping.message) };
+  const window = instance.recoverable;
+  if (instance.status === "ACTIVE" && !(window && window.earliest)) {
+    return { weight: "notice", text: `There is no backup, so nothing can be brought back. Make one: coffer backup create ${instance.name}` };
+  }
+  if ((shipping.lag_seconds || 0) > LAG_SECONDS_HIGH) {
+    return { weight: "notice", text: `The newest transactions wait ${milliseconds(shipping.lag_seconds * 1000)} to be shipped; if the server's disk were lost now, they would be too. Look at the load of this host and at the repository.` };
+  }
+  const gap = window && window.gaps && window.gaps[window.gaps.length - 1];
+  if (gap) {
+    const after = gap.after ? ` after ${gap.after}` : "";
+    return { weight: "notice", text: `Binlog was never shipped${after} (${gap.reason}). Make a new backup, so that what follows can be reached: coffer backup create ${instance.name}` };
+  }
+  return null;
+}
+
+function fact(list, name, ...value) {
+  list.append(el("dt", {}, name), el("dd", {}, ...value));
+}
+
+function lag(shipping) {
+  const behind = shipping.lag_seconds === undefined ? bytes(shipping.behind_bytes) : `${Number(shipping.lag_seconds).toFixed(1)} s`;
+  return shipping.state === "shipping" || !shipping.state ? `${behind} behind the server` : `${shipping.state}, ${behind} behind the server`;
+}
+
+const STATUS_TONES = { ACTIVE: "good", COMPLETED: "good", ERROR: "bad", FAILED: "bad", DELETE_FAILED: "bad", PAUSED: "warn" };
+const badge = (status) => el("span", { class: `badge ${STATUS_TONES[status] || ""}` }, status || "UNKNOWN");
+
+function progressLine(label, progress) {
+  const { step, done = 0, total = 0, unit } = progress;
+  const show = unit === "transactions" ? (count) => number(count) : bytes;
+  const suffix = unit === "transactions" ? " transactions" : "";
+  const figures = total > 0 ? `${show(done)} of ${show(total)}${suffix}` : done > 0 ? `${show(done)}${suffix}` : "";
+  const line = el("div", { class: "task" }, `${label}: ${step || "queued"}`, figures ? `, ${figures}` : "");
+  const bar = el("progress", { "aria-label": label });
+  if (total > 0) { bar.max = total; bar.value = Math.min(done, total); }
+  line.append(bar);
+  return line;
+}
+
+function instanceCard(instance) {
+  const store = instance.datastore || {};
+  const server = [store.type, store.version_number || store.version].filter(Boolean).join(" ");
+  const card = el("article", { class: "instance" },
+    el("div", { class: "head" }, el("h2", {}, instance.name), badge(instance.status), el("span", { class: "quiet" }, server)));
+  const wrong = trouble(instance);
+  if (wrong) card.append(el("p", { class: wrong.weight }, wrong.text));
+  const facts = el("dl");
+  const window = instance.recoverable;
+  if (window && window.earliest) {
+    fact(facts, "Can be brought back to", "any transaction from ", time(window.earliest), " to ", time(window.latest));
+  } else {
+    fact(facts, "Can be brought back to", "nothing yet");
+  }
+  const shipping = instance.shipping;
+  if (shipping) {
+    fact(facts, "Shipping", lag(shipping), shipping.shipped_to ? `, up to ${shipping.shipped_to}` : "", shipping.gtid ? `, GTID ${shipping.gtid}` : "");
+  }
+  if (instance.timeline) fact(facts, "Timeline", `number ${instance.timeline.number}`);
+  card.append(facts);
+  if (instance.task) card.append(progressLine(String(instance.task.kind || "task").replaceAll("_", " "), instance.task));
+  return card;
+}
+
+function backupRow(backup, names) {
+  const end = backup.end || {};
+  const status = el("td", {}, badge(backup.status));
+  if (backup.fault && backup.fault.message) status.append(el("div", { class: "bad" }, sentence(backup.fault.message)));
+  return el("tr", {}, el("td", {}, backup.name || backup.id), el("td", {}, names.get(backup.instance_id) || "(deleted)"), status,
+    el("td", { class: "number" }, bytes(backup.raw_bytes)), el("td", { class: "number" }, bytes(backup.stored_bytes)),
+    el("td", { class: "when" }, time(end.commit_time)));
+}
+
+function recoveryState(recovery) {
+  const id = String(recovery.recovery_id || recovery.id).slice(0, 8);
+  switch (recovery.status) {
+    case "COMPLETED":
+      return recovery.state === "RELEASED" ? "Done; the old data is freed." : `Done. Undo it with: coffer recovery undo ${id}`;
+    case "PAUSED": return `Ready and waiting. Switch it in with: coffer recovery promote ${id} – or give it up: coffer recovery abort ${id}`;
+    case "FAILED": {
+      const fault = recovery.fault || {};
+      const told = [fault.message, fault.details].filter(Boolean).map(sentence);
+      return ["The server holds the data it had.", ...told].join(" ");
+    }
+    case "ABORTED": return "Given up; the server was not touched.";
+    case "UNDONE": return "Undone; the server holds the data from before.";
+    default: return `Under way (${recovery.state}).`;
+  }
+}
+
+function downTime(outcome) {
+  const stopped = moment(outcome && outcome.stopped_at), answered = moment(outcome && outcome.answered_at);
+  return stopped && answered ? milliseconds(answered - stopped) : "–";
+}
+
+function recoveryRow(recovery) {
+  const stands = el("td", {}, badge(recovery.status), el("div", {}, recoveryState(recovery)));
+  if (recovery.status === "BUILDING" && recovery.progress) stands.append(progressLine(String(recovery.state || "").toLowerCase(), recovery.progress));
+  return el("tr", {}, el("td", { class: "when" }, time(recovery.created)), el("td", {}, recovery.name || ""),
+    el("td", {}, recovery.target || "–"), stands, el("td", { class: "number" }, downTime(recovery.outcome)));
+}
+
+function fill(id, rows) {
+  byId(id).hidden = rows.length === 0;
+  byId(id).querySelector("tbody").replaceChildren(...rows);
+}
+
+function showVerdict(instances) {
+  const verdict = byId("verdict");
+  const wrong = instances.filter((instance) => trouble(instance));
+  verdict.hidden = false;
+  verdict.className = wrong.length ? "bad" : "good";
+  if (instances.length === 0) verdict.textContent = "No instance yet. Make one: coffer instance create NAME";
+  else if (wrong.length) verdict.textContent = `${wrong.map((instance) => instance.name).join(", ")} ${wrong.length > 1 ? "need" : "needs"} you.`;
+  else if (instances.some((instance) => instance.status !== "ACTIVE")) verdict.textContent = "Work is under way; nothing needs you.";
+  else verdict.textContent = "All is well.";
+}
+
+async function refresh() {
+  const [{ instances }, { backups, links }] = await Promise.all([get("/instances"), get(`/backups?limit=${BACKUPS_SHOWN}`)]);
+  const lists = await Promise.all(instances.map((instance) => get(`/instances/${encodeURIComponent(instance.id)}/recoveries`)));
+  const recoveries = lists.flatMap((list) => list.recoveries)
+    .sort((a, b) => (moment(b.created) || 0) - (moment(a.created) || 0)).slice(0, RECOVERIES_SHOWN);
+  const names = new Map(instances.map((instance) => [instance.id, instance.name]));
+  showVerdict(instances);
+  byId("instances").replaceChildren(...instances.map(instanceCard));
+  fill("backups", backups.slice(0, BACKUPS_SHOWN).map((backup) => backupRow(backup, names)));
+  byId("backups-more").hidden = !(links && links.length) && backups.length <= BACKUPS_SHOWN;
+  fill("recoveries", recoveries.map(recoveryRow));
+}
+
+function askForToken() {
+  byId("token-wrong").hidden = sessionStorage.getItem(TOKEN_KEY) === null;
+  sessionStorage.removeItem(TOKEN_KEY);
+  byId("token-form").hidden = false;
+  byId("freshness").textContent = "";
+  for (const id of ["verdict", "backups", "recoveries"]) byId(id).hidden = true;
+  byId("instances").replaceChildren();
+  byId("token").focus();
+}
+
+let lastGood = null;
+
+async function poll() {
+  if (sessionStorage.getItem(TOKEN_KEY) === null) return askForToken();
+  const freshness = byId("freshness");
+  try {
+    if (!document.hidden || lastGood === null) {
+      await refresh();
+      lastGood = new Date();
+      freshness.className = "";
+      freshness.textContent = `As of ${lastGood.toISOString().slice(11, 19)} UTC`;
+    }
+  } catch (err) {
+    if (err instanceof Unauthorized) return askForToken();
+    freshness.className = "bad";
+    const since = lastGood ? ` What is shown is from ${lastGood.toISOString().slice(11, 19)} UTC.` : "";
+    const isSilent = err instanceof TypeError || err.name === "TimeoutError" || err.name === "AbortError";
+    freshness.textContent = (isSilent ? "The appliance does not answer. Look whether coffer serve runs." : sentence(err.message)) + since;
+  }
+  setTimeout(poll, POLL_MS);
+}
+
+byId("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN_KEY, byId("token").value.trim());
+  byId("token").value = "";
+  byId("token-form").hidden = true;
+  byId("freshness").textContent = "Loading";
+  poll();
+});
+
+poll();
