@@ -8,7 +8,7 @@ mod instances;
 mod recoveries;
 
 #[cfg(test)]
-mod bench;
+pub(crate) mod bench;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::store::{Db, Store};
 pub(crate) use crate::service::backups::{BackupPage, BackupView, NewBackup};
 pub(crate) use crate::service::figures::InstanceFigures;
 pub(crate) use crate::service::history::TimelineView;
-pub(crate) use crate::service::instances::{Adoption, InstanceView, NewInstance, Recoverable};
-pub(crate) use crate::service::recoveries::{NewRecovery, RecoveryView};
+pub(crate) use crate::service::instances::{Adoption, InstanceView, NewInstance, Recoverable, time};
+pub(crate) use crate::service::recoveries::{NewRecovery, RecoveryView, backup_status_name};
 
 /// What the use cases need to know of the configuration.
 #[derive(Debug, Clone)]
@@ -149,6 +149,11 @@ fn check_name(name: &str) -> Result<(), Error> {
 }
 
 #[cfg(test)]
+pub(crate) fn hex_of(secret: &str) -> String {
+    format!("{:x}", Sha256::digest(secret.as_bytes()))
+}
+
+#[cfg(test)]
 mod tests {
     use crate::service::bench::Bench;
 
@@ -161,9 +166,4 @@ mod tests {
             assert!(!bench.service.knows_token(wrong).unwrap(), "{wrong:?}");
         }
     }
-}
-
-#[cfg(test)]
-fn hex_of(secret: &str) -> String {
-    format!("{:x}", Sha256::digest(secret.as_bytes()))
 }

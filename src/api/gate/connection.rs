@@ -159,7 +159,10 @@ impl<'a> Connection<'a> {
             }
             Err(err) => {
                 logging::error("gate", format_args!("unable to reach the API behind the gate: {err}"));
-                self.shared.upstream.refused();
+                // For want of descriptors it would be no help to begin anew.
+                if matches!(err.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) {
+                    self.shared.upstream.refused();
+                }
                 Err(Refusal::new(503, "the API is not ready; try again in a moment"))
             }
         }
