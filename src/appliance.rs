@@ -30,6 +30,8 @@ const WORKERS_STOP: Duration = Duration::from_millis(1500);
 /// The token's name in the state, and the file in which the command line finds it.
 const TOKEN_NAME: &str = "command line";
 const TOKEN_FILE: &str = "token";
+/// The key under which the state keeps which repository it belongs to.
+const REPOSITORY_ID: &str = "repository";
 /// The file in which the command line finds where the appliance listens.
 const URL_FILE: &str = "url";
 
@@ -40,9 +42,8 @@ pub(crate) fn run(config_file: Option<PathBuf>) -> Result<(), Error> {
     let mut signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|err| Error::new(ErrorKind::Internal, "unable to listen for signals").with_source(err))?;
     let appliance = Appliance::start(&config)?;
-    for signal in signals.forever() {
+    if let Some(signal) = signals.forever().next() {
         logging::info("appliance", format!("stopping on signal {signal}; the database servers go on"));
-        break;
     }
     appliance.stop();
     Ok(())
@@ -61,7 +62,7 @@ impl Appliance {
     fn start(config: &Config) -> Result<Appliance, Error> {
         let lock = StateLock::acquire(&config.state_dir)?;
         let store = Store::open(&config.state_dir)?;
-        let repository = Arc::new(Repository::open(&config.repository_url)?);
+        let repository = Arc::new(open_repository(config, &store)?);
         ensure_token(&store, &config.state_dir)?;
         let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
         let context = Arc::new(Context {
@@ -136,6 +137,27 @@ fn http_settings(config: &Config) -> HttpSettings {
         workers: crate::api::WORKERS,
         limits: Limits::default(),
     }
+}
+
+/// Opens the repository that this state belongs to. One that was used before must be there, with the same id: an
+/// unmounted disk or another folder is never begun anew in its place.
+fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> {
+    let repository = match store.read(|db| db.meta(REPOSITORY_ID))? {
+        None => Repository::open(&config.repository_url)?,
+        Some(id) => {
+            let repository = Repository::open_existing(&config.repository_url)?;
+            if repository.id().to_string() != id {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    format!("the repository `{}` is not the one this state directory belongs to", repository.url()),
+                )
+                .hint("Set repository_url to the former one, or begin with a new state_dir."));
+            }
+            repository
+        }
+    };
+    store.write(|tx| tx.set_meta(REPOSITORY_ID, &repository.id().to_string()))?;
+    Ok(repository.with_scratch_dir(&config.state_dir))
 }
 
 /// Makes the first token. It is kept as a digest; itself it lies in a file that only this user reads, and is shown once

@@ -98,9 +98,9 @@ fn print(as_json: bool, fine: &[String], problems: &[Problem]) -> Result<(), Err
         let problems: Vec<_> = problems.iter().map(|p| json!({"what": p.what, "mend": p.mend})).collect();
         writeln!(out, "{:#}", json!({"fine": fine, "problems": problems}))
     } else {
-        fine.iter().try_for_each(|line| writeln!(out, "ok    {line}")).and_then(|()| {
-            problems.iter().try_for_each(|p| writeln!(out, "MEND  {}.\n      {}", p.what, p.mend))
-        })
+        fine.iter()
+            .try_for_each(|line| writeln!(out, "ok    {line}"))
+            .and_then(|()| problems.iter().try_for_each(|p| writeln!(out, "MEND  {}.\n      {}", p.what, p.mend)))
     };
     written.map_err(|err| io_error("unable to write to", Path::new("standard output"), err))
 }

@@ -23,6 +23,7 @@ mod process;
 mod queue;
 mod recovery;
 mod repository;
+#[cfg(test)]
 mod scratch;
 mod service;
 mod storage;

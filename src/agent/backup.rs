@@ -18,7 +18,7 @@ use crate::domain::coordinate::{BinlogPosition, Coordinate};
 use crate::domain::id::{BackupId, TaskId};
 use crate::domain::instance::{Instance, InstanceStatus};
 use crate::domain::task::ProgressUnit;
-use crate::error::{Error, ErrorKind, io_error};
+use crate::error::{Error, ErrorKind, error_of, io_error};
 use crate::repository;
 use crate::repository::manifest::{COMPRESSION, Manifest, Part};
 use crate::repository::writer::BackupWriter;
@@ -137,7 +137,7 @@ fn store_stream(
                 break;
             }
             tap.push(&buffer[..count])?;
-            writer.write_all(&buffer[..count]).map_err(stream_error)?;
+            writer.write_all(&buffer[..count]).map_err(|err| error_of(err, "unable to store the backup's stream"))?;
             backup.raw_bytes = transferred.raw.load(Ordering::Relaxed);
             backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
             reporter.report("backing up", backup.raw_bytes, 0, ProgressUnit::Bytes);
@@ -155,7 +155,8 @@ fn store_stream(
             })
         };
         let info = text(BACKUP_INFO)?;
-        let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
+        let version =
+            |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
         Ok(StoredStream {
             ends_at: mariadb::parse_binlog_info(&text(BINLOG_INFO)?)?,
             server_version: version("server_version"),
@@ -168,15 +169,6 @@ fn store_stream(
     // The tool leaves only empty files there; what it may leave is no reason to fail.
     let _ = std::fs::remove_dir_all(&target_dir);
     result
-}
-
-/// An error of the pipeline comes through `io::Write`; it is taken out again, so that its kind and hint survive.
-fn stream_error(err: std::io::Error) -> Error {
-    let kind = err.kind();
-    match err.into_inner().and_then(|inner| inner.downcast::<Error>().ok()) {
-        Some(err) => *err,
-        None => Error::new(ErrorKind::Io, format!("unable to store the backup's stream ({kind})")),
-    }
 }
 
 /// Waits until the binlog up to the backup's end is in the repository, and says exactly what that end is.

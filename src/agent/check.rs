@@ -78,7 +78,8 @@ fn check_binlog(sql: &mut Sql, server: &mut Server, problems: &mut Vec<Problem>)
             "Add `encrypt_binlog = OFF` to the [mariadbd] section and restart the server; coffer can encrypt what it stores.",
         ));
     }
-    if !server.binlog_base.starts_with(&server.data_dir) && std::fs::metadata(server.binlog_base.with_extension("index")).is_err()
+    if !server.binlog_base.starts_with(&server.data_dir)
+        && std::fs::metadata(server.binlog_base.with_extension("index")).is_err()
     {
         problems.push(problem(
             format!("the binlog index of `{}` cannot be read", server.binlog_base.display()),
@@ -104,13 +105,13 @@ fn check_places(sql: &mut Sql, data_dir: &Path, problems: &mut Vec<Problem>) -> 
         "SELECT NAME, FILENAME FROM information_schema.INNODB_SYS_TABLESPACES WHERE FILENAME LIKE '/%' LIMIT 20",
     )?;
     for row in outside {
-        if let [name, file] = row.as_slice() {
-            if !lies_in(Path::new(file), data_dir) {
-                problems.push(problem(
-                    format!("table `{name}` lies outside the data directory, in `{file}`"),
-                    format!("Run ALTER TABLE on `{name}` without DATA DIRECTORY to bring it back."),
-                ));
-            }
+        if let [name, file] = row.as_slice()
+            && !lies_in(Path::new(file), data_dir)
+        {
+            problems.push(problem(
+                format!("table `{name}` lies outside the data directory, in `{file}`"),
+                format!("Run ALTER TABLE on `{name}` without DATA DIRECTORY to bring it back."),
+            ));
         }
     }
     let links = std::fs::read_dir(data_dir).map_err(|err| io_error("unable to list", data_dir, err))?;
@@ -160,7 +161,9 @@ fn check_tool(tools: &Tools, version: &str, problems: &mut Vec<Problem>) {
     match mariadb::program_version(&tools.backup) {
         Ok(tool) if tool == version => {}
         Ok(tool) => problems.push(problem(
-            format!("mariadb-backup is of version {tool} but the server of {version}: its backups may not be restorable"),
+            format!(
+                "mariadb-backup is of version {tool} but the server of {version}: its backups may not be restorable"
+            ),
             "Install the mariadb-backup package of the server's own version.",
         )),
         Err(err) => problems.push(problem(err.message(), "Install the package mariadb-backup.")),

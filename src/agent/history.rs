@@ -19,10 +19,10 @@ use crate::domain::target::RecoveryTarget;
 use crate::domain::transaction::Transaction;
 use crate::error::{Error, ErrorKind};
 use crate::recovery::plan::{ChunkSource, Facts, Rates, plan_recovery};
-use crate::repository::chunk::ChunkHead;
-use crate::repository::unhex;
 use crate::recovery::transactions::list_transactions;
 use crate::recovery::{Planning, TransactionFilter, TransactionSummary};
+use crate::repository::chunk::ChunkHead;
+use crate::repository::unhex;
 
 /// Chunks asked of the catalog at once.
 const PAGE: usize = 1000;
@@ -110,8 +110,7 @@ pub(crate) fn place_in_chunk(context: &Context, chunk: &Chunk, position: u64) ->
         reached.apply(transaction.gtid);
         clock = transaction.committed_at;
     }
-    let at =
-        Coordinate { timeline: facts.timeline, ordinal: facts.ordinal, file: facts.file.clone(), position };
+    let at = Coordinate { timeline: facts.timeline, ordinal: facts.ordinal, file: facts.file.clone(), position };
     Ok(BackupEnd { at, position: reached, clock })
 }
 
@@ -141,10 +140,10 @@ impl ChunkSource for Source<'_> {
     }
 
     fn transactions(&self, chunk: &Chunk) -> Result<Vec<Transaction>, Error> {
-        if let Ok(kept) = self.kept.lock() {
-            if let Some((_, transactions)) = kept.iter().find(|(key, _)| *key == chunk.key) {
-                return Ok(transactions.clone());
-            }
+        if let Ok(kept) = self.kept.lock()
+            && let Some((_, transactions)) = kept.iter().find(|(key, _)| *key == chunk.key)
+        {
+            return Ok(transactions.clone());
         }
         let found = transactions(self.context, chunk)?;
         if let Ok(mut kept) = self.kept.lock() {

@@ -194,8 +194,11 @@ pub(crate) fn restart(context: &Context, supervisor: &Supervisor, task: &Task) -
         return Err(Error::new(ErrorKind::Conflict, "a recovery holds the server")
             .hint("Wait for the recovery to end, or abort it."));
     }
-    mysqld::stop(&instance.server)?;
-    mysqld::start(&context.tools, &instance.server)
+    let restarted = mysqld::stop(&instance.server).and_then(|()| mysqld::start(&context.tools, &instance.server));
+    let fault = restarted.as_ref().err().map(fault_of);
+    let status = if fault.is_some() { InstanceStatus::Error } else { InstanceStatus::Active };
+    context.store.write(|tx| tx.set_instance_status(instance.id, status, fault.as_ref()))?;
+    restarted
 }
 
 /// Stops looking after an instance. A created server is stopped and its files removed; its backups and binlogs stay in
@@ -230,7 +233,10 @@ fn remove_created(context: &Context, base: &Path) -> Result<(), Error> {
         .map_err(|err| io_error("unable to find", &context.settings.state_dir, err))?
         .join("instances");
     if base.parent() != Some(instances.as_path()) {
-        return Err(Error::new(ErrorKind::Internal, format!("`{}` is not a created instance's directory", base.display())));
+        return Err(Error::new(
+            ErrorKind::Internal,
+            format!("`{}` is not a created instance's directory", base.display()),
+        ));
     }
     match std::fs::remove_dir_all(base) {
         Ok(()) => durable::sync_parent(base),

@@ -56,7 +56,10 @@ impl Context {
     /// `Interrupted` once the appliance stops.
     pub(crate) fn check_stopping(&self) -> Result<(), Error> {
         if self.stopping.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the appliance is stopping; the task goes on at its next start"));
+            return Err(Error::new(
+                ErrorKind::Interrupted,
+                "the appliance is stopping; the task goes on at its next start",
+            ));
         }
         Ok(())
     }
@@ -113,9 +116,8 @@ impl<'a> Reporter<'a> {
     /// Notes the progress of `step`. A row that cannot be written delays nothing: progress is for people only.
     pub(crate) fn report(&self, step: &str, done: u64, total: u64, unit: ProgressUnit) {
         let Ok(mut last) = self.last.lock() else { return };
-        let same_step = last.as_ref().is_some_and(|(written, before)| {
-            before.step == step && written.elapsed() < REPORT_EVERY
-        });
+        let same_step =
+            last.as_ref().is_some_and(|(written, before)| before.step == step && written.elapsed() < REPORT_EVERY);
         if same_step {
             return;
         }

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The servers themselves: running mariadbd, its tools, its option files, questions in SQL.
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
@@ -26,6 +25,3 @@ pub(crate) struct Tools {
     /// InnoDB buffer pool of the scratch server that replays, bytes.
     pub(crate) replay_buffer_pool_bytes: u64,
 }
-=======
-pub(crate) mod xbstream;
->>>>>>> repo

@@ -69,12 +69,11 @@ pub(crate) fn find(defaults_file: &Path) -> Result<Option<ProcessHandle>, Error>
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // A process may end while we look; then it is not the one.
         let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        if command_line.split(|byte| *byte == 0).nth(1) == Some(wanted.as_bytes()) {
-            if let Ok(Some(handle)) = ProcessHandle::of_pid(pid) {
-                if handle.is_alive() {
-                    return Ok(Some(handle));
-                }
-            }
+        if command_line.split(|byte| *byte == 0).nth(1) == Some(wanted.as_bytes())
+            && let Ok(Some(handle)) = ProcessHandle::of_pid(pid)
+            && handle.is_alive()
+        {
+            return Ok(Some(handle));
         }
     }
     Ok(None)

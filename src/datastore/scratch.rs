@@ -162,6 +162,9 @@ pub(crate) fn end_leftover(run_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is done on the replayed server before it stops; it is told which events there were before the replay.
+pub(crate) type Finish<'a> = dyn Fn(&mut Sql, &[ScheduledEvent]) -> Result<(), Error> + 'a;
+
 /// Replays and returns what the applier reached, which equals `replay.end` or it is an error. Afterwards the server is
 /// stopped cleanly and nothing of the replay is left in the data. `finish` runs on the server before that.
 pub(crate) fn replay(
@@ -170,7 +173,7 @@ pub(crate) fn replay(
     replay: &Replay,
     progress: &dyn Fn(u64),
     cancelled: &Arc<AtomicBool>,
-    finish: &dyn Fn(&mut Sql, &[ScheduledEvent]) -> Result<(), Error>,
+    finish: &Finish<'_>,
 ) -> Result<GtidPosition, Error> {
     if !replay.relay_logs.is_empty() {
         // The first start makes the applier's records; the relay logs come between the two starts.

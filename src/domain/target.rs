@@ -12,6 +12,7 @@ use crate::domain::id::{BackupId, TimelineId};
 /// The point a recovery aims at. Cuts fall between transactions only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(clippy::enum_variant_names, reason = "the field's own word")]
 pub(crate) enum Point {
     /// The end of a backup.
     Backup(BackupId),

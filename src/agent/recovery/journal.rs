@@ -67,13 +67,7 @@ pub(crate) struct Fence {
 impl Fence {
     /// What is known before the server is stopped.
     pub(crate) fn begun(was_running: bool) -> Fence {
-        Fence {
-            at: None,
-            position: GtidPosition::default(),
-            clock: 0,
-            state: BinlogState::default(),
-            was_running,
-        }
+        Fence { at: None, position: GtidPosition::default(), clock: 0, state: BinlogState::default(), was_running }
     }
 }
 

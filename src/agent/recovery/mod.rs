@@ -195,10 +195,7 @@ fn carry_on(walk: &mut Walk<'_>, supervisor: &Supervisor) -> Result<(), Error> {
             return Err(Error::new(ErrorKind::Conflict, "the recovery was aborted"));
         }
         if mine.is_none()
-            && matches!(
-                walk.journal.state,
-                RecoveryState::Fenced | RecoveryState::Switched | RecoveryState::Promoted
-            )
+            && matches!(walk.journal.state, RecoveryState::Fenced | RecoveryState::Switched | RecoveryState::Promoted)
         {
             mine = Some(supervisor.take_over());
         }
@@ -252,7 +249,10 @@ fn pause(walk: &mut Walk<'_>) -> Result<bool, Error> {
     scratch::end_leftover(&walk.dir())?;
     let settings = replay::settings(walk)?;
     let socket = scratch::Scratch::start_for_inspection(&walk.context.tools, &settings)?;
-    logging::info("recovery", format!("{}: paused; look at the recovered data on {}", walk.journal.id, socket.display()));
+    logging::info(
+        "recovery",
+        format!("{}: paused; look at the recovered data on {}", walk.journal.id, socket.display()),
+    );
     walk.context.store.write(|tx| {
         let mut row = tx.recovery(walk.journal.id)?;
         row.paused = true;
@@ -315,10 +315,10 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
     walk.journal.mirror(walk.context, (!aborted).then_some(&fault))?;
     for name in ["new", "pieces", "relay"] {
         let leftover = walk.dir().join(name);
-        if leftover.exists() {
-            if let Err(err) = std::fs::remove_dir_all(&leftover) {
-                logging::warn("recovery", format!("unable to remove `{}`: {err}", leftover.display()));
-            }
+        if leftover.exists()
+            && let Err(err) = std::fs::remove_dir_all(&leftover)
+        {
+            logging::warn("recovery", format!("unable to remove `{}`: {err}", leftover.display()));
         }
     }
     logging::warn("recovery", format!("{}: {}; the server keeps the data it had", walk.journal.id, err.message()));

@@ -10,9 +10,9 @@ use crate::agent::recovery::Walk;
 use crate::agent::recovery::stage::{REPLAY_BEGUN, begins_anew};
 use crate::binlog::relay::RelayWriter;
 use crate::binlog::scheduled::{EventStatus, EventStatuses};
+use crate::datastore::mariadb;
 use crate::datastore::scratch::{self, Replay, ScheduledEvent, ScratchSettings};
 use crate::datastore::sql::Sql;
-use crate::datastore::mariadb;
 use crate::domain::backup::BackupEnd;
 use crate::domain::gtid::Gtid;
 use crate::domain::recovery::PlannedChunk;
@@ -40,7 +40,10 @@ pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
     if begin == plan.base_end && relay.transactions != plan.transactions {
         return Err(Error::new(
             ErrorKind::Corrupt,
-            format!("the planned chunks hold {} transactions and not {} as planned", relay.transactions, plan.transactions),
+            format!(
+                "the planned chunks hold {} transactions and not {} as planned",
+                relay.transactions, plan.transactions
+            ),
         )
         .hint("The serving database is untouched. Make a new plan."));
     }
@@ -86,9 +89,10 @@ fn unused_server_id(walk: &Walk<'_>) -> Result<u32, Error> {
             used.extend(last.facts.state_after.iter().map(|gtid| gtid.server_id));
         }
     }
-    (1..=u32::MAX).rev().find(|id| !used.contains(id)).ok_or_else(|| {
-        Error::new(ErrorKind::Internal, "every server id is used")
-    })
+    (1..=u32::MAX)
+        .rev()
+        .find(|id| !used.contains(id))
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "every server id is used"))
 }
 
 /// Where the prepared data really ends. `--prepare` may roll InnoDB forward past the place recorded with the backup; a
@@ -120,7 +124,7 @@ fn real_begin(walk: &Walk<'_>) -> Result<BackupEnd, Error> {
     }
     crate::logging::info(
         "recovery",
-        &format!("{}: the prepared data ends at {}, not at {} as recorded", walk.journal.id, real.at, recorded.at),
+        format!("{}: the prepared data ends at {}, not at {} as recorded", walk.journal.id, real.at, recorded.at),
     );
     Ok(real)
 }

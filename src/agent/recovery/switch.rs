@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 
+use crate::agent::Context;
 use crate::agent::recovery::Walk;
 use crate::agent::recovery::journal::Fence;
 use crate::agent::recovery::replay::replay_more;
 use crate::agent::recovery::stage::server_owner;
 use crate::agent::ship::index::binlog_files;
 use crate::agent::supervisor::place_guard;
-use crate::agent::Context;
 use crate::clock::{self, Deadline};
 use crate::datastore::mysqld::{self, DataDirLock};
 use crate::domain::backup::BackupEnd;
@@ -179,9 +179,8 @@ pub(super) fn exchange(data_dir: &Path, other: &Path, wanted: Option<u64>) -> Re
         .hint("Somebody moved it while the recovery ran. Nothing was exchanged; see README, \"Recovery by hand\"."));
     }
     let flags = if here.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
-    rustix::fs::renameat_with(CWD, other, CWD, data_dir, flags).map_err(|errno| {
-        io_error(format!("unable to exchange `{}` with", other.display()), data_dir, errno.into())
-    })?;
+    rustix::fs::renameat_with(CWD, other, CWD, data_dir, flags)
+        .map_err(|errno| io_error(format!("unable to exchange `{}` with", other.display()), data_dir, errno.into()))?;
     durable::sync_parent(data_dir)?;
     durable::sync_parent(other)?;
     if inode(data_dir)? == wanted {

@@ -66,9 +66,8 @@ mod tests {
         for name in ["binlog.000010", "binlog.000009", "binlog.state", "other.000001"] {
             crate::durable::write(&dir.join(name), b"", 0o600).unwrap();
         }
-        let names = |base: &Path| -> Vec<String> {
-            binlog_files(base).unwrap().iter().map(|path| name_of(path)).collect()
-        };
+        let names =
+            |base: &Path| -> Vec<String> { binlog_files(base).unwrap().iter().map(|path| name_of(path)).collect() };
         assert_eq!(names(&dir.join("binlog")), ["binlog.000009", "binlog.000010"]);
         crate::durable::write(&dir.join("binlog.index"), b"./binlog.000010\n", 0o600).unwrap();
         assert_eq!(names(&dir.join("binlog")), ["binlog.000010"]);

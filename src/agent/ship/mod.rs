@@ -26,8 +26,8 @@ use crate::domain::shipping::{ShippingState, ShippingStatus};
 use crate::domain::timeline::{Branch, Origin, Timeline};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
-use crate::repository::hex;
 use crate::repository::chunk::{ChunkBody, ChunkHead};
+use crate::repository::hex;
 
 /// The longest pause between two tries while something stands in the way.
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -334,7 +334,10 @@ impl Shipper {
             std::io::Read::read_to_end(&mut tail.raw(piece.begin, piece.end)?, &mut bytes)
                 .map_err(|err| crate::error::io_error("unable to read binlog", &tail.path, err))?;
             if bytes.len() as u64 != piece.end - piece.begin {
-                return Err(Error::new(ErrorKind::Corrupt, format!("binlog `{}` shrank while it was read", tail.path.display())));
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("binlog `{}` shrank while it was read", tail.path.display()),
+                ));
             }
             Some(bytes)
         } else {
@@ -399,7 +402,7 @@ impl Shipper {
         if expected && torn > 0 {
             logging::warn(
                 "ship",
-                &format!(
+                format!(
                     "instance {}: binlog {} ends with {torn} bytes of a transaction that was never committed; left out",
                     self.instance,
                     tail.name()
@@ -449,7 +452,7 @@ impl Shipper {
         self.context.store.write(|tx| tx.insert_timeline(&timeline))?;
         logging::warn(
             "ship",
-            &format!(
+            format!(
                 "instance {}: the server's binlog began anew ({}); timeline {} begins{}",
                 self.instance,
                 name_of(path),
@@ -482,7 +485,7 @@ impl Shipper {
         let after = gap.after.as_ref().map(ToString::to_string).unwrap_or_else(|| "nothing".to_owned());
         logging::error(
             "ship",
-            &format!(
+            format!(
                 "instance {}: GAP after {after} (`{}` to `{}`): {}; no target between them can be recovered",
                 self.instance, gap.position_before, gap.state_behind, gap.reason
             ),
