@@ -84,7 +84,8 @@ fn damaged(chunk: &Chunk, at: u64, reason: &str) -> Error {
         .hint("Choose a target before this chunk, or one after a newer backup.")
 }
 
-/// The exact end of everything up to `position`, which lies in `chunk` or at its end.
+/// The exact end of everything up to `position`, which lies in `chunk` or at its end: the last place between two
+/// transactions at or before it.
 pub(crate) fn place_in_chunk(context: &Context, chunk: &Chunk, position: u64) -> Result<BackupEnd, Error> {
     let facts = &chunk.facts;
     let before = context.store.read(|db| db.chunk_before(facts.timeline, facts.ordinal, facts.begin))?;
@@ -103,13 +104,17 @@ pub(crate) fn place_in_chunk(context: &Context, chunk: &Chunk, position: u64) ->
             }
         }
     };
+    let mut place = position;
     for transaction in transactions(context, chunk)? {
         if transaction.end > position {
+            // A position inside a transaction is no place: the one before it is.
+            place = place.min(transaction.begin);
             break;
         }
         reached.apply(transaction.gtid);
         clock = transaction.committed_at;
     }
+    let position = place;
     let at = Coordinate { timeline: facts.timeline, ordinal: facts.ordinal, file: facts.file.clone(), position };
     Ok(BackupEnd { at, position: reached, clock })
 }

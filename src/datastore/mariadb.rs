@@ -115,7 +115,8 @@ pub(crate) fn info_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 pub(crate) fn innodb_binlog_position(dir: &Path) -> Result<Option<BinlogPosition>, Error> {
     let path = dir.join(BINLOG_INFO_INNODB);
     match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim().is_empty() => Ok(None),
+        // Without a name before the position no transaction has ever been committed with the binlog on.
+        Ok(text) if text.starts_with(char::is_whitespace) || text.is_empty() => Ok(None),
         Ok(text) => parse_binlog_info(&text).map(Some),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(io_error("unable to read", &path, err)),

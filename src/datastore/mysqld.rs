@@ -63,13 +63,26 @@ pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) ->
 
 /// Finds the running process of a created server by the option file in its command line.
 pub(crate) fn find(defaults_file: &Path) -> Result<Option<ProcessHandle>, Error> {
-    let wanted = format!("--defaults-file={}", defaults_file.display());
+    let argument = format!("--defaults-file={}", defaults_file.display());
+    // The backup tool and clients are given the same file.
+    find_process(&argument, |program| program.ends_with("mariadbd") || program.ends_with("mysqld"))
+}
+
+/// Finds a process by one of its arguments, which must name something that only one process works on.
+pub(crate) fn find_by_argument(wanted: &str) -> Result<Option<ProcessHandle>, Error> {
+    find_process(wanted, |_| true)
+}
+
+fn find_process(wanted: &str, is_program: impl Fn(&str) -> bool) -> Result<Option<ProcessHandle>, Error> {
     let entries = std::fs::read_dir("/proc").map_err(|err| io_error("unable to list", Path::new("/proc"), err))?;
     for entry in entries.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // A process may end while we look; then it is not the one.
         let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        if command_line.split(|byte| *byte == 0).nth(1) == Some(wanted.as_bytes())
+        let mut words = command_line.split(|byte| *byte == 0);
+        let program = words.next().map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
+        if is_program(&program)
+            && words.any(|argument| argument == wanted.as_bytes())
             && let Ok(Some(handle)) = ProcessHandle::of_pid(pid)
             && handle.is_alive()
         {

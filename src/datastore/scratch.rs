@@ -150,13 +150,19 @@ impl Scratch {
     }
 }
 
-/// Ends whatever scratch server runs from this run directory, left over from an earlier life of coffer.
+/// Ends what an earlier life of coffer left running on this recovery's data: a scratch server, a tool.
 pub(crate) fn end_leftover(run_dir: &Path) -> Result<(), Error> {
-    if let Some(handle) = crate::datastore::mysqld::find(&run_dir.join("scratch.cnf"))? {
-        handle.terminate()?;
-        if !handle.wait(STOP_TIMEOUT) {
-            handle.kill()?;
-            handle.wait(STOP_TIMEOUT);
+    let arguments = [
+        format!("--defaults-file={}", run_dir.join("scratch.cnf").display()),
+        format!("--target-dir={}", run_dir.join("new").display()),
+    ];
+    for argument in arguments {
+        if let Some(handle) = crate::datastore::mysqld::find_by_argument(&argument)? {
+            handle.terminate()?;
+            if !handle.wait(STOP_TIMEOUT) {
+                handle.kill()?;
+                handle.wait(STOP_TIMEOUT);
+            }
         }
     }
     Ok(())

@@ -181,7 +181,9 @@ impl Service {
     }
 
     fn created_server(&self, id: InstanceId, port: u16) -> Result<Server, Error> {
-        let home = self.settings.state_dir.join("instances").join(id.to_string());
+        // Short, because a Unix socket's path must be: eight digits of the id tell a host's instances apart.
+        let short: String = id.to_string().chars().take(8).collect();
+        let home = self.settings.state_dir.join("instances").join(short);
         let server = Server {
             control: Control::Created,
             socket: home.join("mysqld.sock"),
@@ -191,8 +193,10 @@ impl Service {
             defaults_file: home.join("my.cnf"),
             port,
         };
-        if server.socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-            let message = format!("the socket's path `{}` would be too long", server.socket.display());
+        // The longest one is the scratch server's of a recovery.
+        let longest = server.work_dir.join("r-12345678").join("s.sock");
+        if longest.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            let message = format!("the socket's path `{}` would be too long", longest.display());
             return Err(Error::new(ErrorKind::Refused, message)
                 .hint("Set a `state_dir` with a shorter path; a socket's path has at most 107 bytes."));
         }
@@ -238,10 +242,14 @@ fn check_control(control: &Control) -> Result<(), Error> {
         }
         Control::Argv { start, stop } => {
             for (member, argv) in [("start", start), ("stop", stop)] {
-                if !argv.first().is_some_and(|program| Path::new(program).is_absolute()) {
+                // A name is looked up in PATH; a path that depends on where coffer was started is a trap.
+                let is_fit = |program: &String| {
+                    !program.is_empty() && (!program.contains('/') || Path::new(program).is_absolute())
+                };
+                if !argv.first().is_some_and(is_fit) {
                     return invalid(
                         member,
-                        "Give a program with its whole path, then its arguments; no shell is used.",
+                        "Give a program by its name or its whole path, then its arguments; no shell is used.",
                     );
                 }
             }

@@ -14,6 +14,8 @@ use crate::datastore::mariadb;
 use crate::datastore::scratch::{self, Replay, ScheduledEvent, ScratchSettings};
 use crate::datastore::sql::Sql;
 use crate::domain::backup::BackupEnd;
+use crate::domain::chunk::Chunk;
+use crate::domain::coordinate::BinlogPosition;
 use crate::domain::gtid::Gtid;
 use crate::domain::recovery::PlannedChunk;
 use crate::domain::task::ProgressUnit;
@@ -114,6 +116,9 @@ fn real_begin(walk: &Walk<'_>) -> Result<BackupEnd, Error> {
     // A name that is not among the chunks behind the backup's end is one from before it: InnoDB saw no commit since.
     let Some(chunk) = holder else { return Ok(recorded.clone()) };
     let real = place_in_chunk(walk.context, chunk, found.position)?;
+    if is_stale(walk, &found, &real)? {
+        return Ok(recorded.clone());
+    }
     let past_stop = real.at.timeline == plan.stop.timeline && real.at.order() > plan.stop.order();
     if past_stop {
         return Err(Error::new(
@@ -127,6 +132,33 @@ fn real_begin(walk: &Walk<'_>) -> Result<BackupEnd, Error> {
         format!("{}: the prepared data ends at {}, not at {} as recorded", walk.journal.id, real.at, recorded.at),
     );
     Ok(real)
+}
+
+/// Whether InnoDB's record tells of an earlier history. It is written with each commit and stays in the data across a
+/// recovery, while the file names begin again: until the first commit of a new timeline it still names a place in an
+/// older one. A record that could be one of those is not believed, nor one of a commit after the backup had ended.
+fn is_stale(walk: &Walk<'_>, found: &BinlogPosition, real: &BackupEnd) -> Result<bool, Error> {
+    let plan = &walk.journal.plan;
+    let manifest = walk.context.repository.read_manifest(plan.instance, plan.base)?;
+    if real.at.position != found.position || real.clock > manifest.completed_at.as_second() {
+        return Ok(true);
+    }
+    for timeline in walk.context.store.read(|db| db.timelines(plan.instance))? {
+        if timeline.id == real.at.timeline {
+            continue;
+        }
+        let reaches = |chunk: &Chunk| chunk.facts.file == found.file && chunk.facts.end >= found.position;
+        let mut from = (0, 0);
+        loop {
+            let page = walk.context.store.read(|db| db.chunks_from(timeline.id, from.0, from.1, 1000))?;
+            if page.iter().any(reaches) {
+                return Ok(true);
+            }
+            let Some(last) = page.last() else { break };
+            from = (last.facts.ordinal, last.facts.end);
+        }
+    }
+    Ok(false)
 }
 
 /// The part of a planned chunk that lies behind what the data holds already.

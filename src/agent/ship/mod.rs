@@ -466,8 +466,6 @@ impl Shipper {
             let gap = self.gap(tail, state, "the server's binlog began anew (RESET MASTER, or another data directory)");
             self.announce_gap(&gap);
             next.gap = Some(gap);
-        } else {
-            self.context.cast_backup(self.instance, "after-reset")?;
         }
         Ok(next)
     }
