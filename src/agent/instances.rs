@@ -45,7 +45,8 @@ fn make_server(
     check_reachable(&context.settings.state_dir, &context.tools.server_user)?;
     let owner = Owner::of_user(&context.tools.server_user)?;
     let base = mysqld::run_dir(server);
-    for dir in [&base, &server.work_dir] {
+    let tmpdir = base.join("tmp");
+    for dir in [&base, &server.work_dir, &tmpdir] {
         std::fs::create_dir_all(dir).map_err(|err| io_error("unable to create", dir, err))?;
         owner.give(dir)?;
     }
@@ -58,7 +59,7 @@ fn make_server(
         if unfinished.exists() {
             std::fs::remove_dir_all(&unfinished).map_err(|err| io_error("unable to remove", &unfinished, err))?;
         }
-        mariadb::install(&context.tools, &unfinished)?;
+        mariadb::install(&context.tools, &unfinished, &tmpdir)?;
         owner.give_tree(&unfinished)?;
         durable::rename(&unfinished, &server.data_dir)?;
     }

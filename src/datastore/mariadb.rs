@@ -27,7 +27,8 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 
 /// Makes a new data directory. Its only account is root's, which logs in over the socket as the user coffer runs as.
-pub(crate) fn install(tools: &Tools, data_dir: &Path) -> Result<(), Error> {
+/// `tmpdir` is the installation's own: a starting server removes every other's temporary tables there.
+pub(crate) fn install(tools: &Tools, data_dir: &Path, tmpdir: &Path) -> Result<(), Error> {
     Cmd::new(&tools.install_db)
         .arg("--no-defaults")
         .arg(format!("--user={}", tools.server_user))
@@ -35,6 +36,7 @@ pub(crate) fn install(tools: &Tools, data_dir: &Path) -> Result<(), Error> {
         .arg("--auth-root-authentication-method=socket")
         .arg(format!("--auth-root-socket-user={}", User::own().name))
         .arg("--skip-test-db")
+        .arg(format!("--tmpdir={}", tmpdir.display()))
         .deadline(INSTALL_TIMEOUT)
         .run()?;
     if !data_dir.join("mysql").is_dir() {
@@ -61,6 +63,7 @@ pub(crate) fn begin_backup(
         .arg(format!("--socket={}", server.socket.display()))
         .arg(format!("--datadir={}", server.data_dir.display()))
         .arg(format!("--target-dir={}", scratch_dir.display()))
+        .arg(format!("--tmpdir={}", scratch_dir.display()))
         .stderr_log(log)
         .cancel(Arc::clone(cancelled))
         .stream()

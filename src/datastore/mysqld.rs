@@ -40,6 +40,8 @@ pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) ->
         .set("user", &tools.server_user)
         .path("datadir", &server.data_dir)
         .path("socket", &server.socket)
+        // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
+        .path("tmpdir", &run_dir.join("tmp"))
         .path("pid_file", &run_dir.join("mariadbd.pid"))
         .path("log_error", &run_dir.join("mariadbd.log"))
         .set("bind_address", "127.0.0.1")

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::datastore::Tools;
-use crate::datastore::mysqld::{START_TIMEOUT, STOP_TIMEOUT, last_lines};
+use crate::datastore::mysqld::{self, START_TIMEOUT, STOP_TIMEOUT, last_lines};
 use crate::datastore::option_file::OptionGroup;
 use crate::datastore::owner::Owner;
 use crate::datastore::sql::{Access, Secret, Sql};
@@ -114,6 +114,7 @@ impl Scratch {
         let options = common_options(tools, settings).flag("read_only").render("mariadbd");
         let option_file = settings.run_dir.join("scratch.cnf");
         durable::write(&option_file, options.as_bytes(), 0o644)?;
+        make_tmpdir(tools, settings)?;
         let log = settings.run_dir.join("scratch.log");
         let handle = Cmd::new(&tools.server)
             .arg(format!("--defaults-file={}", option_file.display()))
@@ -150,22 +151,33 @@ impl Scratch {
     }
 }
 
-/// Ends what an earlier life of coffer left running on this recovery's data: a scratch server, a tool.
-pub(crate) fn end_leftover(run_dir: &Path) -> Result<(), Error> {
-    let arguments = [
-        format!("--defaults-file={}", run_dir.join("scratch.cnf").display()),
-        format!("--target-dir={}", run_dir.join("new").display()),
-    ];
-    for argument in arguments {
-        if let Some(handle) = crate::datastore::mysqld::find_by_argument(&argument)? {
-            handle.terminate()?;
+/// Ends at once what an earlier life of coffer left running on this recovery's data, a scratch server or a tool. What it
+/// worked on is thrown away, so nothing is gained by a clean stop, which a server in mid-start may put off for long.
+pub(crate) fn discard_leftover(run_dir: &Path) -> Result<(), Error> {
+    for argument in [option_file_argument(run_dir), format!("--target-dir={}", run_dir.join("new").display())] {
+        if let Some(handle) = mysqld::find_by_argument(&argument)? {
+            handle.kill()?;
             if !handle.wait(STOP_TIMEOUT) {
-                handle.kill()?;
-                handle.wait(STOP_TIMEOUT);
+                return Err(Error::new(ErrorKind::Tool, format!("process {} does not end", handle.pid()))
+                    .hint("The serving database is untouched. Look at what the process waits for."));
             }
         }
     }
     Ok(())
+}
+
+/// Stops the server that somebody looked at, cleanly.
+pub(crate) fn stop_inspection(run_dir: &Path) -> Result<(), Error> {
+    let Some(handle) = mysqld::find_by_argument(&option_file_argument(run_dir))? else { return Ok(()) };
+    handle.terminate()?;
+    if handle.wait(STOP_TIMEOUT) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Tool, "the scratch server does not stop").hint("The serving database is untouched."))
+}
+
+fn option_file_argument(run_dir: &Path) -> String {
+    format!("--defaults-file={}", run_dir.join("scratch.cnf").display())
 }
 
 /// What is done on the replayed server before it stops; it is told which events there were before the replay.
@@ -353,6 +365,7 @@ fn mismatch(reached: &GtidPosition, planned: &GtidPosition) -> Error {
 fn spawn(tools: &Tools, settings: &ScratchSettings, options: &str, access: Access) -> Result<Scratch, Error> {
     let option_file = settings.run_dir.join("scratch.cnf");
     durable::write(&option_file, options.as_bytes(), 0o644)?;
+    make_tmpdir(tools, settings)?;
     let log = settings.run_dir.join("scratch.log");
     let handle = Cmd::new(&tools.server)
         .arg(format!("--defaults-file={}", option_file.display()))
@@ -370,6 +383,13 @@ fn spawn(tools: &Tools, settings: &ScratchSettings, options: &str, access: Acces
     }
 }
 
+/// A starting server removes every other server's temporary tables in its tmpdir: each has its own.
+fn make_tmpdir(tools: &Tools, settings: &ScratchSettings) -> Result<(), Error> {
+    let dir = settings.run_dir.join("tmp");
+    std::fs::create_dir_all(&dir).map_err(|err| io_error("unable to create", &dir, err))?;
+    Owner::of_user(&tools.server_user)?.give(&dir)
+}
+
 fn start_error(log: &Path) -> Error {
     Error::new(ErrorKind::Tool, format!("the scratch server does not start; its log ends: {}", last_lines(log, 4)))
         .hint("The serving database is untouched.")
@@ -385,6 +405,7 @@ fn common_options(tools: &Tools, settings: &ScratchSettings) -> OptionGroup {
         .set("user", &tools.server_user)
         .path("datadir", &settings.data_dir)
         .path("socket", &socket_path(run_dir))
+        .path("tmpdir", &run_dir.join("tmp"))
         .path("pid_file", &run_dir.join("scratch.pid"))
         .path("log_error", &run_dir.join("scratch.log"))
         .flag("skip_networking")

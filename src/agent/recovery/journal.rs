@@ -144,6 +144,13 @@ impl Journal {
         self.mirror(context, None)
     }
 
+    /// Makes the first entry durable.
+    pub(crate) fn begin(&self, context: &Context, server: &Server) -> Result<(), Error> {
+        self.save(context, server)?;
+        crash_point(self.state, false);
+        Ok(())
+    }
+
     /// Enters the state that follows from `event`, durably.
     pub(crate) fn enter(&mut self, context: &Context, server: &Server, event: Event) -> Result<(), Error> {
         crash_point(self.state, true);

@@ -175,7 +175,7 @@ fn begin_journal(context: &Context, instance: &Instance, recovery: &Recovery) ->
     stage::server_owner(context, instance)?.give(&dir)?;
     stage::server_owner(context, instance)?.give(&instance.server.work_dir)?;
     crate::durable::sync_parent(&dir)?;
-    journal.save(context, &instance.server)?;
+    journal.begin(context, &instance.server)?;
     Ok(journal)
 }
 
@@ -242,11 +242,11 @@ fn start_over(walk: &mut Walk<'_>, err: &Error) -> Result<(), Error> {
 /// Whether the recovery rests here until somebody promotes or aborts it. A scratch server runs meanwhile, to look at.
 fn pause(walk: &mut Walk<'_>) -> Result<bool, Error> {
     let recovery = walk.context.store.read(|db| db.recovery(walk.journal.id))?;
+    // The one that somebody looked at works on data that is used from here on.
+    scratch::stop_inspection(&walk.dir())?;
     if !recovery.pause {
-        scratch::end_leftover(&walk.dir())?;
         return Ok(false);
     }
-    scratch::end_leftover(&walk.dir())?;
     let settings = replay::settings(walk)?;
     let socket = scratch::Scratch::start_for_inspection(&walk.context.tools, &settings)?;
     logging::info(
@@ -298,7 +298,7 @@ fn settle(walk: &mut Walk<'_>, supervisor: &Supervisor, outcome: Result<(), Erro
 fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<(), Error> {
     let aborted = abort_asked(walk.context, walk.journal.id);
     let _mine = supervisor.take_over();
-    scratch::end_leftover(&walk.dir())?;
+    scratch::discard_leftover(&walk.dir())?;
     walk.lock = None;
     let server = walk.instance.server.clone();
     let was_fenced = guard_path(&server).exists();

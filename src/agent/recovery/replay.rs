@@ -24,7 +24,7 @@ use crate::recovery::state::Event;
 
 /// Replays the plan on the prepared data.
 pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
-    scratch::end_leftover(&walk.dir())?;
+    scratch::discard_leftover(&walk.dir())?;
     if !begins_anew(walk, REPLAY_BEGUN)? {
         return walk.enter(Event::StartedOver);
     }

@@ -34,7 +34,7 @@ pub(super) fn server_owner(context: &Context, instance: &Instance) -> Result<Own
 
 /// Fetches and unpacks the base backup into an empty directory.
 pub(super) fn stage(walk: &mut Walk<'_>) -> Result<(), Error> {
-    scratch::end_leftover(&walk.dir())?;
+    scratch::discard_leftover(&walk.dir())?;
     clear(&walk.dir())?;
     let new_dir = walk.new_dir();
     check_space(walk)?;

@@ -122,7 +122,13 @@ fn find_gtid<'a>(
     named: Option<&Timeline>,
     gtid: Gtid,
 ) -> Result<(Lineage<'a>, Located), PlanError> {
-    let found = reader.in_lineage(gtid, &lineage)?;
+    let mut found = reader.in_lineage(gtid, &lineage)?;
+    if let Some(named) = named
+        && found.iter().any(|located| located.begins_at.timeline == named.id)
+    {
+        // A server whose binlog began anew gives its numbers again: the timeline that was named is meant, not its past.
+        found.retain(|located| located.begins_at.timeline == named.id);
+    }
     if !found.is_empty() {
         return Ok((lineage, only(facts, gtid, found)?));
     }
