@@ -10,21 +10,24 @@ use std::time::Duration;
 
 use crate::agent::ship::Shipper;
 use crate::agent::{Context, Reporter, fault_of};
-use crate::clock::{self, Deadline};
+use crate::clock::{self, Deadline, Stopwatch};
 use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
 use crate::datastore::xbstream::StreamTap;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::{BinlogPosition, Coordinate};
 use crate::domain::id::{BackupId, TaskId};
 use crate::domain::instance::{Instance, InstanceStatus};
-use crate::domain::task::ProgressUnit;
+use crate::domain::task::{ProgressUnit, TaskKind};
 use crate::error::{Error, ErrorKind, error_of, io_error};
+use crate::logging;
 use crate::repository;
 use crate::repository::manifest::{COMPRESSION, Manifest, Part};
 use crate::repository::writer::BackupWriter;
 
 /// How long the shipper may take to reach the end of a backup.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often it is asked whether something cannot wait for the backup.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 const BUFFER_BYTES: usize = 1024 * 1024;
 
 /// Takes the backup and settles its row, whatever happens.
@@ -34,7 +37,7 @@ pub(crate) fn do_backup(context: &Context, shipper: &Shipper, task: TaskId, id: 
         return Ok(()); // Settled in an earlier life.
     }
     let instance = context.store.read(|db| db.instance(backup.instance))?;
-    context.store.write(|tx| tx.set_instance_status(instance.id, InstanceStatus::Backup, None))?;
+    set_status(context, &instance, InstanceStatus::Active, InstanceStatus::Backup)?;
     let outcome = run(context, shipper, task, &instance, &mut backup);
     let settled = context.store.write(|tx| {
         if let Err(err) = &outcome {
@@ -47,9 +50,39 @@ pub(crate) fn do_backup(context: &Context, shipper: &Shipper, task: TaskId, id: 
             backup.updated_at = clock::now();
             tx.update_backup(&backup)?;
         }
-        tx.set_instance_status(instance.id, InstanceStatus::Active, None)
+        Ok(())
     });
-    outcome.and(settled)
+    if let Err(err) = &outcome
+        && err.kind() != ErrorKind::Interrupted
+        && let Err(err) = context.repository.delete_backup(instance.id, id)
+    {
+        // Parts without a manifest are no backup; they only take space.
+        logging::warn("backup", format!("{id}: what it had stored is not removed: {err}"));
+    }
+    outcome.and(settled).and(set_status(context, &instance, InstanceStatus::Backup, InstanceStatus::Active))
+}
+
+/// Changes the status unless something else has: a recovery that waits for this backup to give way shows BUILD.
+fn set_status(context: &Context, instance: &Instance, from: InstanceStatus, to: InstanceStatus) -> Result<(), Error> {
+    context.store.write(|tx| {
+        if tx.instance(instance.id)?.status == from {
+            tx.set_instance_status(instance.id, to, None)?;
+        }
+        Ok(())
+    })
+}
+
+/// A backup gives way to what cannot wait.
+fn check_wanted(context: &Context, instance: &Instance) -> Result<(), Error> {
+    context.check_stopping()?;
+    let gives_way = |kind: &TaskKind| {
+        matches!(kind, TaskKind::Recover { .. } | TaskKind::UndoRecovery { .. } | TaskKind::DeleteInstance)
+    };
+    if context.store.read(|db| db.unfinished_tasks(instance.id))?.iter().any(|task| gives_way(&task.kind)) {
+        return Err(Error::new(ErrorKind::Conflict, "the backup was given up for a recovery or a deletion")
+            .hint("After a recovery coffer takes a full backup by itself; otherwise take another one."));
+    }
+    Ok(())
 }
 
 fn run(
@@ -61,6 +94,11 @@ fn run(
 ) -> Result<(), Error> {
     let reporter = Reporter::new(&context.store, task);
     reporter.step("backing up");
+    if backup.raw_bytes > 0 {
+        // An earlier life of coffer did not come to its end; the stream is a new one.
+        context.repository.delete_backup(instance.id, backup.id)?;
+        (backup.raw_bytes, backup.stored_bytes) = (0, 0);
+    }
     let begin = shipper.drain(Deadline::after(SHIP_TIMEOUT))?;
     backup.status = BackupStatus::Building;
     save(context, backup)?;
@@ -128,6 +166,7 @@ fn store_stream(
         let transferred = writer.progress();
         let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
         let mut buffer = vec![0_u8; BUFFER_BYTES];
+        let mut looked = Stopwatch::start();
         loop {
             let count = running
                 .stdout
@@ -137,6 +176,10 @@ fn store_stream(
                 break;
             }
             tap.push(&buffer[..count])?;
+            if looked.elapsed() >= LOOK_EVERY {
+                check_wanted(context, instance)?;
+                looked = Stopwatch::start();
+            }
             writer.write_all(&buffer[..count]).map_err(|err| error_of(err, "unable to store the backup's stream"))?;
             backup.raw_bytes = transferred.raw.load(Ordering::Relaxed);
             backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
@@ -181,7 +224,7 @@ fn wait_for_end(
 ) -> Result<BackupEnd, Error> {
     let deadline = Deadline::after(SHIP_TIMEOUT);
     loop {
-        context.check_stopping()?;
+        check_wanted(context, instance)?;
         shipper.drain(deadline)?;
         if let Some(end) = find_end(context, instance, begin, ends_at)? {
             return Ok(end);

@@ -368,7 +368,7 @@ mod tests {
             (Adoption { defaults_file: "my.cnf".into(), ..adoption("/s") }, "adopt.defaults_file"),
             (with(Control::Systemd { unit: "--now".to_owned() }), "adopt.systemd_unit"),
             (with(Control::Systemd { unit: "a b".to_owned() }), "adopt.systemd_unit"),
-            (with(argv("start.sh", "/stop")), "adopt.start"),
+            (with(argv("./start.sh", "/stop")), "adopt.start"),
             (with(argv("/start", "")), "adopt.stop"),
             (Adoption { name: "--".to_owned(), ..adoption("/s") }, "name"),
         ] {

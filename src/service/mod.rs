@@ -97,6 +97,22 @@ fn refuse_busy(db: &Db<'_>, instance: &Instance, allowed: &[InstanceStatus]) -> 
     Ok(())
 }
 
+/// As `refuse_busy`, for what must not wait: a recovery or an undo. A backup gives way to it.
+fn refuse_busy_but_for_backups(db: &Db<'_>, instance: &Instance) -> Result<(), Error> {
+    let is_in_the_way = |task: &&Task| holds_instance(task) && !matches!(task.kind, TaskKind::CreateBackup { .. });
+    if let Some(task) = db.unfinished_tasks(instance.id)?.iter().find(is_in_the_way) {
+        return Err(busy(instance, &format!("a task was {}", task_name(&task.kind)))
+            .hint("Wait until the instance is ACTIVE and try again."));
+    }
+    match instance.status {
+        InstanceStatus::Active | InstanceStatus::Backup | InstanceStatus::Error => Ok(()),
+        InstanceStatus::Build | InstanceStatus::Shutdown => {
+            Err(busy(instance, &format!("instance status was {}", status_name(instance.status)))
+                .hint("Wait until the instance is ACTIVE; if nothing is going on, reset its status."))
+        }
+    }
+}
+
 /// In Trove's words.
 fn busy(instance: &Instance, why: &str) -> Error {
     let id = instance.id;

@@ -9,7 +9,7 @@ use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::task::{Task, TaskKind, TaskState};
 use crate::error::{Error, ErrorKind};
 use crate::service::backups::is_being_deleted;
-use crate::service::{Service, refuse_busy};
+use crate::service::{Service, refuse_busy_but_for_backups};
 use crate::store::{Db, Tx};
 
 /// A recovery to begin.
@@ -130,7 +130,7 @@ impl Service {
                 }
             }
             let instance = tx.instance(recovery.instance)?;
-            refuse_busy(tx, &instance, &[InstanceStatus::Active, InstanceStatus::Error])?;
+            refuse_busy_but_for_backups(tx, &instance)?;
             tx.set_instance_status(instance.id, InstanceStatus::Build, None)?;
             tx.insert_task(instance.id, &TaskKind::UndoRecovery { recovery: recovery.id }).map(drop)
         })
@@ -244,7 +244,7 @@ fn refuse_second(db: &Db<'_>, instance: &Instance) -> Result<(), Error> {
             .hint("Wait until it has ended, or abort it if its state is REPLAYED or earlier."));
     }
     // A server that is down or damaged is recovered like any other.
-    refuse_busy(db, instance, &[InstanceStatus::Active, InstanceStatus::Error])
+    refuse_busy_but_for_backups(db, instance)
 }
 
 /// The backups that a target names.
@@ -360,14 +360,17 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_in_error_is_recovered_and_one_with_a_backup_running_is_not() {
-        let bench = Bench::new();
-        let id = bench.active("db1").id;
-        bench.completed(id, "b1");
-        bench.store.write(|tx| tx.set_instance_status(id, InstanceStatus::Backup, None)).unwrap();
-        assert_eq!(bench.service.begin_recovery(&new(id, Point::Latest)).unwrap_err().kind(), ErrorKind::Busy);
-        bench.store.write(|tx| tx.set_instance_status(id, InstanceStatus::Error, None)).unwrap();
-        bench.service.begin_recovery(&new(id, Point::Latest)).unwrap();
+    fn an_instance_in_error_is_recovered_and_one_with_a_backup_running_too_but_not_one_being_built() {
+        for (status, is_let_in) in
+            [(InstanceStatus::Backup, true), (InstanceStatus::Error, true), (InstanceStatus::Build, false)]
+        {
+            let bench = Bench::new();
+            let id = bench.active("db1").id;
+            bench.completed(id, "b1");
+            bench.store.write(|tx| tx.set_instance_status(id, status, None)).unwrap();
+            let begun = bench.service.begin_recovery(&new(id, Point::Latest));
+            assert_eq!(begun.as_ref().err().map(Error::kind), (!is_let_in).then_some(ErrorKind::Busy), "{status:?}");
+        }
     }
 
     /// What may be asked of a recovery in each state: promote (paused), abort, undo, release.

@@ -19,6 +19,7 @@ mod bad_input;
 mod crash;
 mod damage;
 mod destroyed;
+mod giving_way;
 mod judge;
 mod oracle;
 mod pitfalls;
