@@ -62,10 +62,16 @@ impl Crew {
 
     /// Hands the task to its instance's agent and waits for the outcome. `Interrupted` when the appliance stops first.
     pub(crate) fn carry_out(&self, task: &Task) -> Result<(), Error> {
-        self.post(task.instance)?;
+        match self.post(task.instance) {
+            // Deleted in an earlier life, which did not live to say so.
+            Err(err) if err.kind() == ErrorKind::NotFound && task.kind == TaskKind::DeleteInstance => return Ok(()),
+            posted => posted?,
+        }
         let calls = self.with_post(task.instance, |post| post.calls.clone())?;
         let (answer, outcome) = bounded(1);
         calls.send(Call { task: task.clone(), answer }).map_err(|_| gone())?;
+        // The agent ends when nobody can cast to it any more; whoever dismisses it waits for that.
+        drop(calls);
         let outcome = loop {
             match outcome.recv_timeout(POLL) {
                 Ok(outcome) => break outcome,
