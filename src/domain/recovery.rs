@@ -140,6 +140,8 @@ pub(crate) struct RecoveryOutcome {
     pub(crate) undo_until: Option<Timestamp>,
     /// Whether the old server was running, dead with binlog files still readable, or dead without.
     pub(crate) tail: Option<Tail>,
+    /// While the recovery is paused: the socket of a read-only server on the recovered data, for people to look at.
+    pub(crate) inspect_socket: Option<String>,
     /// The full backup cast after the promotion.
     pub(crate) backup: Option<BackupId>,
 }

@@ -78,6 +78,14 @@ impl Walk<'_> {
         self.journal.save(self.context, &self.instance.server)
     }
 
+    /// Keeps how long the last step took: it entered its state before its own end. Only a figure, so a failure is no more
+    /// than a line in the log.
+    fn keep_times(&self) {
+        if let Err(err) = self.save() {
+            logging::warn("recovery", format!("{}: unable to note how long the steps took: {err}", self.journal.id));
+        }
+    }
+
     /// Runs one step and notes how long it took.
     fn timed(&mut self, name: &str, step: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
         self.reporter.step(name);
@@ -244,6 +252,7 @@ fn pause(walk: &mut Walk<'_>) -> Result<bool, Error> {
     let recovery = walk.context.store.read(|db| db.recovery(walk.journal.id))?;
     // The one that somebody looked at works on data that is used from here on.
     scratch::stop_inspection(&walk.dir())?;
+    walk.journal.outcome.inspect_socket = None;
     if !recovery.pause {
         return Ok(false);
     }
@@ -253,6 +262,9 @@ fn pause(walk: &mut Walk<'_>) -> Result<bool, Error> {
         "recovery",
         format!("{}: paused; look at the recovered data on {}", walk.journal.id, socket.display()),
     );
+    walk.journal.outcome.inspect_socket = Some(socket.display().to_string());
+    // Before somebody is told that it waits, the row says where to look and how long each step took.
+    walk.save()?;
     walk.context.store.write(|tx| {
         let mut row = tx.recovery(walk.journal.id)?;
         row.paused = true;
@@ -265,6 +277,7 @@ fn pause(walk: &mut Walk<'_>) -> Result<bool, Error> {
 /// Settles rows and server after the steps have ended, well or not.
 fn settle(walk: &mut Walk<'_>, supervisor: &Supervisor, outcome: Result<(), Error>) -> Result<(), Error> {
     let Err(err) = outcome else {
+        walk.keep_times();
         // A paused recovery leaves the server serving as it was.
         return set_status(walk, None);
     };
@@ -310,6 +323,7 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
         remove_guard(&server)?;
     }
     walk.shipper.resume();
+    walk.journal.outcome.inspect_socket = None;
     let fault = fault_of(err);
     walk.enter(if aborted { Event::Aborted } else { Event::Failed })?;
     walk.journal.mirror(walk.context, (!aborted).then_some(&fault))?;

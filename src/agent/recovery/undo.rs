@@ -45,7 +45,10 @@ pub(crate) fn do_undo(
                 walk.journal.mirror(context, Some(&crate::agent::fault_of(err)))?;
                 set_status(walk, None)?;
             }
-            Ok(()) => set_status(walk, None)?,
+            Ok(()) => {
+                walk.keep_times();
+                set_status(walk, None)?;
+            }
         }
         outcome
     })
