@@ -27,6 +27,7 @@ pub(super) fn recovery(view: &RecoveryView, id: String) -> Value {
         .with("pause", recovery.pause || recovery.paused)
         .with("abort_asked", recovery.abort_asked)
         .with_some("progress", view.task.as_ref().map(|task| views::progress(&task.progress)))
+        .with("can_undo", view.can_undo)
         .with("outcome", plain(&recovery.outcome))
         .with_some("fault", recovery.fault.as_ref().map(views::fault))
         .with("created", views::trove_time(recovery.created_at))

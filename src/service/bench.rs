@@ -181,6 +181,7 @@ impl Bench {
         let mut recovery = view.recovery.clone();
         recovery.state = state;
         recovery.paused = paused;
+        recovery.outcome.old_data_kept = state == RecoveryState::Retained;
         self.end_tasks(recovery.instance);
         self.store
             .write(|tx| {

@@ -4,7 +4,7 @@ use crate::clock;
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::id::{BackupId, InstanceId, RecoveryId};
 use crate::domain::instance::{Instance, InstanceStatus};
-use crate::domain::recovery::{Recovery, RecoveryOutcome, RecoveryPlan, RecoveryState};
+use crate::domain::recovery::{Recovery, RecoveryOutcome, RecoveryPlan, RecoveryState, Tail};
 use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::task::{Task, TaskKind, TaskState};
 use crate::error::{Error, ErrorKind};
@@ -28,6 +28,8 @@ pub(crate) struct RecoveryView {
     pub(crate) instance: Instance,
     /// The task that carries it on now or next.
     pub(crate) task: Option<Task>,
+    /// Whether an undo would be taken on.
+    pub(crate) can_undo: bool,
 }
 
 impl Service {
@@ -119,16 +121,7 @@ impl Service {
     /// CAST: the data from before the recovery back in place. The newer history is kept as a timeline of its own.
     pub(crate) fn undo_recovery(&self, instance: InstanceId, id: RecoveryId) -> Result<RecoveryView, Error> {
         self.change_recovery(instance, id, |tx, recovery| {
-            require_kept(tx, recovery)?;
-            // The exchange is undone with the data directory of now, so only the last one can be.
-            let later = tx.recoveries(recovery.instance)?.into_iter().take_while(|other| other.id != recovery.id);
-            for other in later {
-                if matches!(other.state, RecoveryState::Retained | RecoveryState::Released) {
-                    let message = format!("recovery {} came after recovery {}", other.id, recovery.id);
-                    return Err(Error::new(ErrorKind::Conflict, message)
-                        .hint("Undo the later one first, or recover to the point you want."));
-                }
-            }
+            require_undoable(recovery, &tx.recoveries(recovery.instance)?, &tx.unfinished_tasks(recovery.instance)?)?;
             let instance = tx.instance(recovery.instance)?;
             refuse_busy_but_for_backups(tx, &instance)?;
             tx.set_instance_status(instance.id, InstanceStatus::Build, None)?;
@@ -139,7 +132,7 @@ impl Service {
     /// CAST: frees the data from before the recovery; it cannot be undone any more.
     pub(crate) fn release_recovery(&self, instance: InstanceId, id: RecoveryId) -> Result<RecoveryView, Error> {
         self.change_recovery(instance, id, |tx, recovery| {
-            require_kept(tx, recovery)?;
+            require_kept(recovery, &tx.unfinished_tasks(recovery.instance)?)?;
             let undo = TaskKind::UndoRecovery { recovery: recovery.id };
             if tx.unfinished_tasks(recovery.instance)?.iter().any(|task| task.kind == undo) {
                 return Err(forbidden(recovery, "is being undone").hint("Wait until it is UNDONE."));
@@ -158,8 +151,9 @@ impl Service {
     /// The recoveries of an instance, the newest first.
     pub(crate) fn recoveries(&self, instance: InstanceId) -> Result<Vec<RecoveryView>, Error> {
         self.store.read(|db| {
-            db.instance(instance)?;
-            db.recoveries(instance)?.into_iter().map(|recovery| view(db, recovery)).collect()
+            let instance = db.instance(instance)?;
+            let (all, tasks) = (db.recoveries(instance.id)?, db.unfinished_tasks(instance.id)?);
+            Ok(all.iter().map(|recovery| view_among(recovery.clone(), &instance, &all, &tasks)).collect())
         })
     }
 
@@ -206,10 +200,36 @@ fn carry_on(tx: &Tx<'_>, recovery: &Recovery) -> Result<(), Error> {
     tx.insert_task(recovery.instance, &kind).map(drop)
 }
 
+/// An undo needs data that a clean stop left, and no recovery after it. `all` are the instance's, the newest first.
+fn require_undoable(recovery: &Recovery, all: &[Recovery], tasks: &[Task]) -> Result<(), Error> {
+    require_kept(recovery, tasks)?;
+    let dead = match (recovery.outcome.tail, recovery.outcome.old_data_kept) {
+        (Some(Tail::Running) | None, true) => None,
+        (Some(Tail::FilesSurvived | Tail::FilesGone), true) => {
+            Some("the server was dead before it, and what it left is kept for inspection only")
+        }
+        (_, false) => Some("the server had no data left before it"),
+    };
+    if let Some(dead) = dead {
+        let message = format!("recovery {} cannot be undone: {dead}", recovery.id);
+        return Err(Error::new(ErrorKind::Conflict, message).hint("Recover to the point you want instead."));
+    }
+    // The exchange is undone with the data directory of now, so only the last one can be.
+    let mut later = all.iter().take_while(|other| other.id != recovery.id);
+    match later.find(|other| matches!(other.state, RecoveryState::Retained | RecoveryState::Released)) {
+        None => Ok(()),
+        Some(other) => {
+            let message = format!("recovery {} came after recovery {}", other.id, recovery.id);
+            Err(Error::new(ErrorKind::Conflict, message)
+                .hint("Undo the later one first, or recover to the point you want."))
+        }
+    }
+}
+
 /// Undo and release need the old data, and nobody who is about to free it.
-fn require_kept(db: &Db<'_>, recovery: &Recovery) -> Result<(), Error> {
+fn require_kept(recovery: &Recovery, tasks: &[Task]) -> Result<(), Error> {
     let kind = TaskKind::ReleaseRecovery { recovery: recovery.id };
-    let is_released = db.unfinished_tasks(recovery.instance)?.iter().any(|task| task.kind == kind);
+    let is_released = tasks.iter().any(|task| task.kind == kind);
     match recovery.state {
         RecoveryState::Retained if is_released => Err(forbidden(recovery, "is being released")
             .hint("The data from before the recovery is being freed; recover to the point you want.")),
@@ -240,6 +260,12 @@ fn forbidden(recovery: &Recovery, why: &str) -> Error {
 /// One recovery at a time: `Conflict` for a second one, `Busy` for whatever else is going on.
 fn refuse_second(db: &Db<'_>, instance: &Instance) -> Result<(), Error> {
     if let Some(recovery) = db.unsettled_recovery(instance.id)? {
+        if recovery.paused {
+            return Err(forbidden(&recovery, "waits for somebody to decide").hint(format!(
+                "Look at it, then `coffer recovery promote {0}` or `coffer recovery abort {0}`.",
+                recovery.id
+            )));
+        }
         return Err(forbidden(&recovery, "has not ended")
             .hint("Wait until it has ended, or abort it if its state is REPLAYED or earlier."));
     }
@@ -292,13 +318,21 @@ pub(crate) fn backup_status_name(status: BackupStatus) -> &'static str {
 
 fn view(db: &Db<'_>, recovery: Recovery) -> Result<RecoveryView, Error> {
     let instance = db.instance(recovery.instance)?;
-    let task = db.unfinished_tasks(recovery.instance)?.into_iter().find(|task| match task.kind {
+    let tasks = db.unfinished_tasks(instance.id)?;
+    // The others matter to a retained one only.
+    let all = if recovery.state == RecoveryState::Retained { db.recoveries(instance.id)? } else { Vec::new() };
+    Ok(view_among(recovery, &instance, &all, &tasks))
+}
+
+fn view_among(recovery: Recovery, instance: &Instance, all: &[Recovery], tasks: &[Task]) -> RecoveryView {
+    let task = tasks.iter().find(|task| match task.kind {
         TaskKind::Recover { recovery: id }
         | TaskKind::UndoRecovery { recovery: id }
         | TaskKind::ReleaseRecovery { recovery: id } => id == recovery.id,
         _ => false,
     });
-    Ok(RecoveryView { recovery, instance, task })
+    let can_undo = require_undoable(&recovery, all, tasks).is_ok();
+    RecoveryView { task: task.cloned(), instance: instance.clone(), can_undo, recovery }
 }
 
 #[cfg(test)]
