@@ -96,10 +96,8 @@ impl Supervisor {
         let pause = RETRY_FIRST.saturating_mul(2_u32.saturating_pow(inner.failures.saturating_sub(1))).min(RETRY_MAX);
         if inner.failed.is_some_and(|since| since.elapsed() < pause) || !instance.server.data_dir.is_dir() {
             if !instance.server.data_dir.is_dir() && instance.status == InstanceStatus::Active {
-                self.fail(&Error::new(
-                    ErrorKind::NotFound,
-                    format!("the data directory `{}` is gone", instance.server.data_dir.display()),
-                ));
+                let message = format!("the data directory `{}` is gone", instance.server.data_dir.display());
+                self.fail(instance, &Error::new(ErrorKind::NotFound, message), "Bring it back");
             }
             return;
         }
@@ -120,19 +118,16 @@ impl Supervisor {
                 inner.failures = inner.failures.saturating_add(1);
                 inner.failed = Some(Stopwatch::start());
                 if instance.status != InstanceStatus::Build {
-                    self.fail(&err);
+                    self.fail(instance, &err, "Mend what its error log names, or bring the data back");
                 }
             }
         }
     }
 
-    fn fail(&self, err: &Error) {
+    fn fail(&self, instance: &Instance, err: &Error, remedy: &str) {
         logging::error("watch", format!("instance {}: {err}", self.instance));
         let mut fault = fault_of(err);
-        fault.hint = format!(
-            "The server does not run. Bring the data back with `coffer recover {} --latest`, or mend what its log names.",
-            self.instance
-        );
+        fault.hint = format!("{remedy} with `coffer recover {} --latest`.", instance.name);
         self.set_status(InstanceStatus::Error, Some(&fault));
     }
 

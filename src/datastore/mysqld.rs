@@ -132,19 +132,20 @@ pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
 }
 
 fn start_error(server: &Server, run_dir: &Path, what: &str) -> Error {
-    let mut evidence = String::new();
-    for name in ["mariadbd.log", "start.log"] {
-        let lines = last_lines(&run_dir.join(name), 4);
-        if !lines.is_empty() {
-            evidence = format!("; its log ends: {lines}");
-            break;
-        }
-    }
-    Error::new(
-        ErrorKind::Tool,
-        format!("the server on `{}` was started but {what}{evidence}", server.data_dir.display()),
-    )
-    .hint("Read the server's error log; the data directory was not changed by coffer.")
+    let logs = ["mariadbd.log", "start.log"].map(|name| run_dir.join(name));
+    let said = logs.iter().find_map(|log| {
+        let lines = last_lines(log, 4);
+        let cause = lines.split(" | ").next().map(bare_line).filter(|line| !line.is_empty())?;
+        Some(format!(": {cause} (more in `{}`)", log.display()))
+    });
+    let said = said.unwrap_or_default();
+    Error::new(ErrorKind::Tool, format!("the server on `{}` does not start, {what}{said}", server.data_dir.display()))
+        .hint("Read the server's error log; the data directory was not changed by coffer.")
+}
+
+/// A line of the server's log without its date, thread and level.
+fn bare_line(line: &str) -> &str {
+    line.split_once("[ERROR]").map_or(line, |(_, text)| text).trim().trim_end_matches('.')
 }
 
 /// The end of a log, on one line, for an error's evidence.
