@@ -95,7 +95,8 @@ impl Appliance {
         let api = Api::start(service, http_settings(config))?;
         let url = api.url();
         durable::write(&config.state_dir.join(URL_FILE), format!("{url}\n").as_bytes(), 0o600)?;
-        logging::info("appliance", format!("serving on {url}"));
+        let token = config.state_dir.join(TOKEN_FILE);
+        logging::info("appliance", format!("serving on {url}; the token is in `{}`", token.display()));
         Ok(Appliance { api, workers, crew, stopping, _lock: lock })
     }
 

@@ -1,5 +1,7 @@
 //! Tasks: what the queue holds. A task row and the state it will change are written in one transaction.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,23 @@ pub(crate) enum TaskKind {
         recovery: RecoveryId,
     },
     RestartInstance,
+}
+
+/// In words, for the log.
+impl fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TaskKind::CreateInstance => f.write_str("create the instance"),
+            TaskKind::AdoptInstance => f.write_str("adopt the instance"),
+            TaskKind::DeleteInstance => f.write_str("delete the instance"),
+            TaskKind::CreateBackup { backup } => write!(f, "take backup {backup}"),
+            TaskKind::DeleteBackup { backup } => write!(f, "delete backup {backup}"),
+            TaskKind::Recover { recovery } => write!(f, "carry on recovery {recovery}"),
+            TaskKind::UndoRecovery { recovery } => write!(f, "undo recovery {recovery}"),
+            TaskKind::ReleaseRecovery { recovery } => write!(f, "release recovery {recovery}"),
+            TaskKind::RestartInstance => f.write_str("restart the server"),
+        }
+    }
 }
 
 /// A row of the queue.

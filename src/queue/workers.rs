@@ -136,7 +136,7 @@ impl Worker {
     fn carry_out(&self, task: &Task) {
         let _instance = logging::id("instance", task.instance);
         let _task = logging::id("task", task.id);
-        logging::info(AREA, format!("begins {:?}, attempt {}", task.kind, task.attempts));
+        logging::info(AREA, format!("begins to {}, attempt {}", task.kind, task.attempts));
         let result = catch_unwind(AssertUnwindSafe(|| (self.run)(task))).unwrap_or_else(|panic| {
             Err(Error::new(ErrorKind::Internal, format!("the task panicked: {}", panic_text(panic.as_ref())))
                 .hint("This is a fault of coffer's: please report it with the log."))
