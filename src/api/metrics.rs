@@ -10,10 +10,12 @@ use crate::api::call::{Call, Reply};
 use crate::api::router::Router;
 use crate::api::views::lag_seconds;
 use crate::clock;
+use crate::domain::backup::BackupStatus;
 use crate::domain::instance::InstanceStatus;
-use crate::domain::shipping::ShippingState;
+use crate::domain::recovery::RecoveryState;
+use crate::domain::shipping::{ShippingState, ShippingStatus};
 use crate::error::Error;
-use crate::service::InstanceFigures;
+use crate::service::{InstanceFigures, backup_status_name};
 
 /// Answers given so far, by status.
 #[derive(Default)]
@@ -60,17 +62,21 @@ fn render(figures: &[InstanceFigures], counts: &BTreeMap<u16, u64>) -> String {
         }
     };
     let flag = |is_so: bool| Some(u8::from(is_so).to_string());
-    family("coffer_instance_active", "Whether the instance is ACTIVE or being backed up.", &|i| {
-        flag(matches!(i.view.instance.status, InstanceStatus::Active | InstanceStatus::Backup))
-    });
+    family(
+        "coffer_instance_up",
+        "Whether the server serves and nothing but a backup is going on (ACTIVE or BACKUP).",
+        &|i| flag(matches!(i.view.instance.status, InstanceStatus::Active | InstanceStatus::Backup)),
+    );
     family("coffer_instance_error", "Whether the instance is in ERROR.", &|i| {
         flag(i.view.instance.status == InstanceStatus::Error)
     });
     family("coffer_recovery_running", "Whether a recovery of the instance is under way.", &|i| {
         flag(i.view.recovery.is_some())
     });
-    family("coffer_shipping_up", "Whether the binlog is being shipped.", &|i| {
-        flag(i.view.shipping.as_ref().is_some_and(|shipping| shipping.state == ShippingState::Shipping))
+    family("coffer_shipping_up", "Whether the binlog is being shipped; 0 while anything stands in the way.", &|i| {
+        let is_up =
+            |shipping: &ShippingStatus| shipping.state == ShippingState::Shipping && shipping.message.is_empty();
+        flag(i.view.shipping.as_ref().is_some_and(is_up))
     });
     family("coffer_shipping_lag_seconds", "How long something has been waiting to be shipped.", &|i| {
         i.view.shipping.as_ref().map(|shipping| lag_seconds(shipping, now).to_string())
@@ -78,16 +84,18 @@ fn render(figures: &[InstanceFigures], counts: &BTreeMap<u16, u64>) -> String {
     family("coffer_shipping_behind_bytes", "Binlog that is not in the repository yet.", &|i| {
         i.view.shipping.as_ref().map(|shipping| shipping.behind_bytes.to_string())
     });
+    family("coffer_shipping_last_commit_seconds", "Commit time of the last shipped transaction, since 1970.", &|i| {
+        let committed = i.view.shipping.as_ref().map(|shipping| shipping.last_commit).filter(|at| *at != 0);
+        committed.or(i.totals.last_commit).map(|at| at.to_string())
+    });
     family("coffer_recoverable_earliest_seconds", "The earliest point in time to recover to, since 1970.", &|i| {
         i.view.recoverable.as_ref().map(|recoverable| recoverable.earliest.to_string())
     });
     family("coffer_recoverable_latest_seconds", "The latest point in time to recover to, since 1970.", &|i| {
         i.view.recoverable.as_ref().map(|recoverable| recoverable.latest.to_string())
     });
-    family("coffer_gaps", "Holes in the shipped binlog.", &|i| {
-        Some(i.view.recoverable.as_ref().map_or(0, |recoverable| recoverable.gaps.len()).to_string())
-    });
-    family("coffer_backup_age_seconds", "Since the newest completed backup was asked for.", &|i| {
+    family("coffer_gaps", "Holes in the shipped binlog.", &|i| Some(i.gaps.to_string()));
+    family("coffer_backup_age_seconds", "Seconds since the newest completed backup was begun.", &|i| {
         i.newest_backup.as_ref().map(|backup| age(backup.created_at.as_second()).to_string())
     });
     family("coffer_backup_stored_bytes", "The newest completed backup in the repository.", &|i| {
@@ -96,7 +104,27 @@ fn render(figures: &[InstanceFigures], counts: &BTreeMap<u16, u64>) -> String {
     family("coffer_binlog_chunks", "Chunks of binlog in the repository.", &|i| Some(i.totals.chunks.to_string()));
     family("coffer_binlog_stored_bytes", "Their size.", &|i| Some(i.totals.stored_bytes.to_string()));
     family("coffer_binlog_transactions", "Transactions in them.", &|i| Some(i.totals.transactions.to_string()));
+    text.family("coffer_backups", "gauge", "Backups, by status.");
+    for instance in figures {
+        let name = instance.view.instance.name.as_str();
+        for status in BackupStatus::ALL {
+            let labels = [("instance", name), ("status", backup_status_name(status))];
+            text.line("coffer_backups", &labels, count_of(&instance.backups, &status));
+        }
+    }
+    text.family("coffer_recoveries", "gauge", "Recoveries, by state.");
+    for instance in figures {
+        let name = instance.view.instance.name.as_str();
+        for state in RecoveryState::ALL {
+            let labels = [("instance", name), ("state", state.name())];
+            text.line("coffer_recoveries", &labels, count_of(&instance.recoveries, &state));
+        }
+    }
     text.0
+}
+
+fn count_of<T: PartialEq>(counts: &[(T, u64)], wanted: &T) -> u64 {
+    counts.iter().find(|(key, _)| key == wanted).map_or(0, |(_, count)| *count)
 }
 
 /// Prometheus' text format.
@@ -131,7 +159,11 @@ mod tests {
         let id = bench.active("shop \"main\"").id;
         bench.completed(id, "b");
         let text = render(&bench.service.figures().unwrap(), &BTreeMap::from([(200, 3)]));
-        assert!(text.contains("coffer_instance_active{instance=\"shop \\\"main\\\"\"} 1\n"), "{text}");
+        assert!(text.contains("coffer_instance_up{instance=\"shop \\\"main\\\"\"} 1\n"), "{text}");
+        let of_status = |status: &str| format!("coffer_backups{{instance=\"shop \\\"main\\\"\",status=\"{status}\"}}");
+        assert!(text.contains(&format!("{} 1\n", of_status("COMPLETED"))), "{text}");
+        assert!(text.contains(&format!("{} 0\n", of_status("FAILED"))), "{text}");
+        assert!(text.contains("state=\"RETAINED\"} 0\n"), "{text}");
         assert!(text.contains("coffer_http_answers_total{status=\"200\"} 3\n"), "{text}");
         assert!(text.lines().all(|line| line.starts_with("# ") || line.split_once("} ").is_some()), "{text}");
     }

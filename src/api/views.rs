@@ -10,11 +10,10 @@ use serde_json::{Map, Value, json};
 use crate::api::datastores;
 use crate::clock;
 use crate::domain::backup::Backup;
-use crate::domain::chunk::Chunk;
 use crate::domain::instance::{Fault, Instance, InstanceStatus};
 use crate::domain::shipping::ShippingStatus;
 use crate::domain::task::{Progress, Task};
-use crate::service::{BackupView, InstanceView, Recoverable, backup_status_name, status_name, task_name, time};
+use crate::service::{BackupView, Hole, InstanceView, Recoverable, backup_status_name, status_name, task_name, time};
 
 /// An object under construction.
 #[derive(Default)]
@@ -61,7 +60,7 @@ pub(super) fn instance(view: &InstanceView) -> Value {
         .with("service_status_updated", updated.as_str())
         .with("control", plain(&instance.server.control))
         .with("socket", instance.server.socket.to_string_lossy())
-        .with("port", instance.server.port)
+        .with_some("port", Some(instance.server.port).filter(|port| *port > 0))
         .with("data_dir", instance.server.data_dir.to_string_lossy())
         .with_some("timeline", timeline)
         .with_some("recoverable", view.recoverable.as_ref().map(recoverable))
@@ -95,13 +94,15 @@ fn recoverable(recoverable: &Recoverable) -> Value {
         .into()
 }
 
-fn gap(chunk: &Chunk) -> Option<Value> {
+fn gap(hole: &Hole) -> Option<Value> {
+    let chunk = &hole.chunk;
     let gap = chunk.facts.gap_before.as_ref()?;
     let object = Object::default()
         .with_some("after", gap.after.as_ref().map(ToString::to_string))
         .with("gtid", gap.position_before.to_string())
         .with("until", chunk.facts.begins_at().to_string())
-        .with("reason", gap.reason.as_str());
+        .with("reason", gap.reason.as_str())
+        .with("open", hole.is_open);
     Some(object.into())
 }
 

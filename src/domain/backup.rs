@@ -59,6 +59,15 @@ pub(crate) enum BackupStatus {
 }
 
 impl BackupStatus {
+    pub(crate) const ALL: [BackupStatus; 6] = [
+        BackupStatus::New,
+        BackupStatus::Building,
+        BackupStatus::Saving,
+        BackupStatus::Completed,
+        BackupStatus::Failed,
+        BackupStatus::DeleteFailed,
+    ];
+
     pub(crate) fn is_running(self) -> bool {
         matches!(self, BackupStatus::New | BackupStatus::Building | BackupStatus::Saving)
     }

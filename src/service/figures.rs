@@ -1,6 +1,7 @@
 //! Figures for monitoring.
 
-use crate::domain::backup::Backup;
+use crate::domain::backup::{Backup, BackupStatus};
+use crate::domain::recovery::RecoveryState;
 use crate::error::Error;
 use crate::service::Service;
 use crate::service::instances::{InstanceView, view};
@@ -12,6 +13,9 @@ pub(crate) struct InstanceFigures {
     pub(crate) view: InstanceView,
     pub(crate) totals: ChunkTotals,
     pub(crate) newest_backup: Option<Backup>,
+    pub(crate) backups: Vec<(BackupStatus, u64)>,
+    pub(crate) recoveries: Vec<(RecoveryState, u64)>,
+    pub(crate) gaps: usize,
 }
 
 impl Service {
@@ -26,6 +30,9 @@ impl Service {
                         view: view(db, instance)?,
                         totals: db.chunk_totals(id)?,
                         newest_backup: db.newest_completed_backup(id)?,
+                        backups: db.backup_counts(id)?,
+                        recoveries: db.recovery_counts(id)?,
+                        gaps: db.gaps(id)?.len(),
                     })
                 })
                 .collect()

@@ -60,7 +60,16 @@ pub(crate) struct Recoverable {
     pub(crate) earliest: i64,
     pub(crate) latest: i64,
     /// The chunks behind holes: no target inside such a hole can be reached.
-    pub(crate) gaps: Vec<Chunk>,
+    pub(crate) gaps: Vec<Hole>,
+}
+
+/// A hole in the shipped binlog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// The chunk behind it.
+    pub(crate) chunk: Chunk,
+    /// No backup lies behind it yet, so what was shipped after it leads nowhere.
+    pub(crate) is_open: bool,
 }
 
 impl Service {
@@ -300,13 +309,16 @@ fn recoverable(db: &Db<'_>, id: InstanceId, shipping: Option<&ShippingStatus>) -
     let gaps = db.gaps(id)?;
     let shipped = db.chunk_totals(id)?.last_commit.max(shipping.map(|status| status.last_commit));
     let mut latest = shipped.unwrap_or(0).max(newest.clock);
-    // No backup lies behind such a hole yet: what was shipped after it leads nowhere until one does.
-    for gap in &gaps {
-        let at = (number(gap.facts.timeline)?, gap.facts.begins_at().order());
-        if at >= newest_at {
-            latest = latest.min(gap.facts.clock_before.max(newest.clock));
+    let mut holes = Vec::new();
+    for chunk in gaps {
+        let at = (number(chunk.facts.timeline)?, chunk.facts.begins_at().order());
+        let is_open = at >= newest_at;
+        if is_open {
+            latest = latest.min(chunk.facts.clock_before.max(newest.clock));
         }
+        holes.push(Hole { chunk, is_open });
     }
+    let gaps = holes;
     Ok(Some(Recoverable { earliest: oldest.clock, latest, gaps }))
 }
 

@@ -25,7 +25,7 @@ use crate::store::{Db, Store};
 pub(crate) use crate::service::backups::{BackupPage, BackupView, NewBackup};
 pub(crate) use crate::service::figures::InstanceFigures;
 pub(crate) use crate::service::history::TimelineView;
-pub(crate) use crate::service::instances::{Adoption, InstanceView, NewInstance, Recoverable, time};
+pub(crate) use crate::service::instances::{Adoption, Hole, InstanceView, NewInstance, Recoverable, time};
 pub(crate) use crate::service::recoveries::{NewRecovery, RecoveryView, backup_status_name};
 
 /// What the use cases need to know of the configuration.

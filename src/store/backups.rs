@@ -3,7 +3,7 @@
 use rusqlite::{Row, params};
 
 use super::{Db, Tx, sql};
-use crate::domain::backup::Backup;
+use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::Error;
 
@@ -40,6 +40,12 @@ impl Db<'_> {
     /// The last completed backup of an instance.
     pub(crate) fn newest_completed_backup(&self, instance: InstanceId) -> Result<Option<Backup>, Error> {
         self.first(NEWEST_COMPLETED, [instance.to_string()], read)
+    }
+
+    /// How many backups of an instance are in each status that occurs.
+    pub(crate) fn backup_counts(&self, instance: InstanceId) -> Result<Vec<(BackupStatus, u64)>, Error> {
+        let query = "SELECT status, count(*) AS count FROM backups WHERE instance = ?1 GROUP BY status";
+        self.list(query, [instance.to_string()], |row| Ok((sql::named(row, "status")?, sql::unsigned(row, "count")?)))
     }
 
     /// At most `limit` backups, the newest first, beginning behind the backup `after`.

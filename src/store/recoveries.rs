@@ -4,7 +4,7 @@ use rusqlite::{Row, params};
 
 use super::{Db, Tx, sql};
 use crate::domain::id::{InstanceId, RecoveryId};
-use crate::domain::recovery::Recovery;
+use crate::domain::recovery::{Recovery, RecoveryState};
 use crate::error::{Error, ErrorKind};
 
 const BY_ID: &str = "SELECT * FROM recoveries JOIN recovery_plans ON recovery = id WHERE id = ?1";
@@ -21,6 +21,12 @@ impl Db<'_> {
     /// The recoveries of an instance, the newest first.
     pub(crate) fn recoveries(&self, instance: InstanceId) -> Result<Vec<Recovery>, Error> {
         self.list(OF_INSTANCE, [instance.to_string()], read)
+    }
+
+    /// How many recoveries of an instance are in each state that occurs.
+    pub(crate) fn recovery_counts(&self, instance: InstanceId) -> Result<Vec<(RecoveryState, u64)>, Error> {
+        let query = "SELECT state, count(*) AS count FROM recoveries WHERE instance = ?1 GROUP BY state";
+        self.list(query, [instance.to_string()], |row| Ok((sql::named(row, "state")?, sql::unsigned(row, "count")?)))
     }
 
     /// The recovery of the instance that is under way; there is never more than one.
