@@ -46,6 +46,11 @@ pub(super) fn versions(router: &Router, call: &Call<'_>) -> Result<Reply, Error>
 
 pub(super) fn version(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
     check_name(router, call)?;
+    version_alone(router, call)
+}
+
+/// The id of a version says which datastore it belongs to.
+pub(super) fn version_alone(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
     let asked = call.param("version");
     let found = version_views(router)?.into_iter().find(|view| [&view["id"], &view["name"]].contains(&&json!(asked)));
     found.map(|version| Reply::json(200, &json!({ "version": version }))).ok_or_else(|| not_found("version", asked))

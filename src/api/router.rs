@@ -128,6 +128,20 @@ pub(super) const ROUTES: &[Route] = &[
     route("GET", "/v1.0/{tenant}/datastores/{datastore}", 200, "The datastore, by name or id", datastores::show),
     route("GET", "/v1.0/{tenant}/datastores/{datastore}/versions", 200, "Its versions", datastores::versions),
     route("GET", "/v1.0/{tenant}/datastores/{datastore}/versions/{version}", 200, "A version", datastores::version),
+    route(
+        "GET",
+        "/v1.0/{tenant}/datastores/versions/{version}",
+        200,
+        "A version, whatever its datastore",
+        datastores::version_alone,
+    ),
+    route(
+        "GET",
+        "/v1.0/{tenant}/datastores/{datastore}/versions/{version}/flavors",
+        200,
+        "The flavor for a version",
+        datastores::flavors,
+    ),
     route("GET", "/v1.0/{tenant}/flavors", 200, "The flavor: the host", datastores::flavors),
     route("GET", "/v1.0/{tenant}/flavors/{flavor}", 200, "The flavor", datastores::flavor),
     route("GET", "/v1.0/{tenant}/limits", 200, "The limits", datastores::limits),
@@ -138,7 +152,12 @@ const NOT_OFFERED: &[(&str, &str)] = &[
     ("backup_strategies", "Backups go to the configured repository, so there is no backup strategy to set"),
     ("clusters", "Clusters are not offered: an instance is one server"),
     ("configurations", "Configuration groups are not offered: edit the server's option file"),
-    ("mgmt", "The management API is not offered"),
+    ("datastores/versions/{id}/parameters", "Configuration groups are not offered: edit the server's option file"),
+    ("datastores/{id}/versions/{id}/parameters", "Configuration groups are not offered: edit the server's option file"),
+    (
+        "mgmt",
+        "The management API is not offered: `instance list` lists all there is, `instance restart` restarts a server",
+    ),
     ("modules", "Modules are not offered"),
     ("instances/{id}/configuration", "Configuration groups are not offered: edit the server's option file"),
     ("instances/{id}/databases", "Databases are not managed here: use SQL"),
@@ -203,7 +222,7 @@ impl Router {
                 let call = Call { request, query, params: found.params };
                 (found.route.handler)(self, &call)
             }
-            Err(other_method) => Ok(unrouted(other_method, &segments)),
+            Err(other_method) => Ok(unrouted(&request.method, other_method, &segments)),
         }
     }
 
@@ -219,8 +238,16 @@ impl Router {
     }
 }
 
-fn unrouted(other_method: bool, segments: &[String]) -> Reply {
+fn unrouted(method: &str, other_method: bool, segments: &[String]) -> Reply {
     let below_tenant = segments.get(2..).unwrap_or_default();
+    // Trove renames, upgrades and detaches with these.
+    if let ("PUT" | "PATCH", [kind, _]) = (method, below_tenant)
+        && kind == "instances"
+    {
+        let sentence =
+            "An instance cannot be renamed, upgraded, detached or otherwise changed here: change the server itself";
+        return Reply::fault(501, &format!("{sentence}."));
+    }
     if let Some((_, sentence)) = NOT_OFFERED.iter().find(|(pattern, _)| begins_with(below_tenant, pattern)) {
         return Reply::fault(501, &format!("{sentence}."));
     }

@@ -137,7 +137,7 @@ fn what_is_not_there_says_so_in_troves_shape() {
         ("GET", "/v1.0/appliance/instances/..%2f..%2fetc", 404, "itemNotFound"),
         ("GET", "/v1.0/appliance/instances/%zz", 400, "badRequest"),
         ("PUT", "/v1.0/appliance/backups", 405, "badMethod"),
-        ("PATCH", "/v1.0/appliance/instances/x", 405, "badMethod"),
+        ("PATCH", "/v1.0/appliance/instances/x", 501, "notImplemented"),
         ("GET", "/v1.0/appliance/clusters", 501, "notImplemented"),
         ("GET", "/v1.0/appliance/mgmt/instances?deleted=False", 501, "notImplemented"),
         ("POST", "/v1.0/appliance/instances/x/root", 501, "notImplemented"),
@@ -515,7 +515,7 @@ fn a_request_goes_through_every_layer_and_back() {
     assert!(answer.starts_with("HTTP/1.1 202 Accepted\r\n"), "{answer}");
     let answer = send(&format!("DELETE /v1.0/appliance/instances/{id}"), "");
     assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
-    assert!(send("GET /metrics", "").contains("coffer_instance_active{instance=\"db <1>\"} 1\n"));
+    assert!(send("GET /metrics", "").contains("coffer_instance_up{instance=\"db <1>\"} 1\n"));
     assert!(send("HEAD /healthz", "").ends_with("\r\n\r\n"));
     api.stop();
     assert!(TcpStream::connect(address).is_err());
