@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli;
 use crate::client::http::{self, Api};
 use crate::client::progress::{self, Settled};
-use crate::client::view::{self, Instance, Task};
+use crate::client::view::{self, Instance, Shipping, Task};
 use crate::client::{Client, pick, render};
 use crate::error::{Error, ErrorKind};
 
@@ -91,7 +91,7 @@ pub(super) fn find(api: &Api, wanted: &str) -> Result<Instance, Error> {
 
 /// What stands in the way of an instance's safety, as one sentence with the remedy; nothing when all is well.
 pub(super) fn trouble(instance: &Instance) -> Option<String> {
-    let sentence = |text: &str| format!("{}.", text.trim().trim_end_matches('.'));
+    let sentence = render::sentence;
     if let Some(fault) = &instance.fault {
         let remedy = fault.details.as_deref().filter(|details| !details.is_empty());
         let remedy = remedy.map(|details| format!(" {}", sentence(details))).unwrap_or_default();
@@ -100,7 +100,8 @@ pub(super) fn trouble(instance: &Instance) -> Option<String> {
     if instance.status == "ERROR" {
         return Some("The server does not serve. Look into its error log, then recover it.".to_owned());
     }
-    let shipping = instance.shipping.as_ref();
+    // While something is under way, shipping may rest and a new instance has nothing to ship yet.
+    let shipping = instance.shipping.as_ref().filter(|_| matches!(instance.status.as_str(), "ACTIVE" | "BACKUP"));
     if let Some(message) = shipping.and_then(|shipping| shipping.message.as_deref()).filter(|text| !text.is_empty()) {
         return Some(sentence(message));
     }
@@ -110,7 +111,7 @@ pub(super) fn trouble(instance: &Instance) -> Option<String> {
             instance.name
         ));
     }
-    let gap = instance.recoverable.as_ref().and_then(|window| window.gaps.last());
+    let gap = instance.recoverable.as_ref().and_then(|window| window.gaps.iter().rfind(|gap| gap.open));
     gap.map(|gap| {
         let after = gap.after.as_deref().map(|after| format!(" after {after}")).unwrap_or_default();
         format!(
@@ -129,11 +130,34 @@ pub(super) fn task_text(task: &Task) -> String {
 /// `0.4 s`, or how much waits when no time is known.
 pub(super) fn lag(instance: &Instance) -> String {
     let Some(shipping) = &instance.shipping else { return "-".to_owned() };
+    if shipping.message.as_deref().is_some_and(|message| !message.is_empty()) && shipping.behind_bytes == 0 {
+        // Nothing can be read that could wait.
+        return "-".to_owned();
+    }
     match shipping.lag_seconds {
         Some(seconds) => format!("{seconds:.1} s"),
         None if shipping.behind_bytes > 0 => render::bytes(shipping.behind_bytes),
         None => "0.0 s".to_owned(),
     }
+}
+
+/// How far the binlog has reached the repository: `up to transaction 0-1-7, nothing waits`.
+pub(super) fn shipping_text(shipping: &Shipping, instance: &Instance) -> String {
+    let to = match shipping.gtid.as_deref().filter(|gtid| !gtid.is_empty()) {
+        Some(gtid) => format!("up to transaction {gtid}"),
+        None => "no transaction yet".to_owned(),
+    };
+    let has_message = shipping.message.as_deref().is_some_and(|message| !message.is_empty());
+    let rest = match shipping.state.as_str() {
+        "failing" => format!("failing since {} with {} waiting", lag(instance), render::bytes(shipping.behind_bytes)),
+        "held" => "held while a recovery exchanges the data".to_owned(),
+        _ if shipping.behind_bytes > 0 => {
+            format!("{} behind, {} wait", lag(instance), render::bytes(shipping.behind_bytes))
+        }
+        _ if has_message => "there is no binlog to read on".to_owned(),
+        _ => "nothing waits".to_owned(),
+    };
+    format!("{to}, {rest}")
 }
 
 fn settle_and_print(client: &Client, answer: Value, no_wait: bool) -> Result<(), Error> {
@@ -179,7 +203,7 @@ fn describe(client: &Client, instance: &Instance) -> Vec<String> {
         (None, _) => "nothing yet: there is no backup".to_owned(),
         (Some(_), latest) => format!("from {} to {}", client.time(window.earliest), client.time(latest)),
     };
-    let shipped = shipping.shipped_to.map(|place| format!("up to {place}, {} behind", lag(instance)));
+    let shipped = instance.shipping.as_ref().map(|shipping| shipping_text(shipping, instance));
     let mut lines = render::facts(&[
         ("instance", instance.name.clone()),
         ("id", instance.id.clone()),
@@ -192,7 +216,7 @@ fn describe(client: &Client, instance: &Instance) -> Vec<String> {
         ("timeline", instance.timeline.as_ref().map(|timeline| timeline.number.to_string()).unwrap_or_default()),
         ("recoverable", window_text),
         ("shipped", shipped.unwrap_or_default()),
-        ("last GTID", shipping.gtid.unwrap_or_default()),
+        ("binlog position", shipping.shipped_to.unwrap_or_default()),
         ("running", instance.task.as_ref().map(task_text).unwrap_or_default()),
         ("created", instance.created.map(|created| client.time(Some(created))).unwrap_or_default()),
     ]);
@@ -254,7 +278,7 @@ mod tests {
         for part in [
             "mariadb 10.11.19",
             "from 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC",
-            "up to binlog.000002:4711, 0.2 s behind",
+            "up to transaction 0-11-9, nothing waits",
         ] {
             assert!(text.contains(part), "{text}");
         }
@@ -275,10 +299,16 @@ mod tests {
         assert_eq!(trouble(&instance(failing)).unwrap(), "The folder is gone. Mount it.");
         let mut broken = well.clone();
         broken["fault"] = json!({"message": "the server crashed", "details": "Recover it."});
-        assert_eq!(trouble(&instance(broken)).unwrap(), "the server crashed. Recover it.");
+        assert_eq!(trouble(&instance(broken)).unwrap(), "The server crashed. Recover it.");
         let mut holed = well;
-        holed["recoverable"]["gaps"] = json!([{"after": "b.000003:9", "reason": "purged before it was shipped"}]);
-        assert!(trouble(&instance(holed)).unwrap().contains("b.000003:9"));
+        holed["recoverable"]["gaps"] =
+            json!([{"after": "b.000003:9", "reason": "purged before it was shipped", "open": true}]);
+        assert!(trouble(&instance(holed.clone())).unwrap().contains("b.000003:9"));
+        // A backup behind it has mended what could be mended.
+        holed["recoverable"]["gaps"][0]["open"] = json!(false);
+        assert_eq!(trouble(&instance(holed)), None);
+        let begun = json!({"status": "BUILD", "shipping": {"message": "There are no binlog files to ship"}});
+        assert_eq!(trouble(&instance(begun)), None);
     }
 
     #[test]

@@ -134,27 +134,57 @@ pub(super) fn settle_after(
     })
 }
 
-/// What a recovery is about and how it stands, in one sentence.
-pub(super) fn sentence(recovery: &Recovery) -> String {
+/// How a recovery stands and what can be done about it, in one sentence without its stop.
+pub(super) fn sentence(client: &Client, recovery: &Recovery) -> String {
+    let id = render::short(id(recovery));
     let to = if recovery.target.is_empty() { String::new() } else { format!(" to {}", recovery.target) };
     match recovery.status.as_str() {
-        "COMPLETED" if recovery.state == "RELEASED" => format!("done{to}; the old data is freed"),
-        "COMPLETED" => format!("done{to}; `coffer recovery undo {}` takes it back", render::short(id(recovery))),
-        "PAUSED" => format!(
-            "ready{to} and waiting; `coffer recovery promote {0}` switches it in, `coffer recovery abort {0}` gives it up",
-            render::short(id(recovery))
-        ),
+        "COMPLETED" => format!("recovered{to}; {}", about_undo(client, recovery, &id)),
+        "PAUSED" => {
+            let socket = recovery.outcome.as_ref().and_then(|outcome| outcome.inspect_socket.as_deref());
+            let look = socket.map(|socket| format!(": `mariadb --socket={socket}` shows it, read-only"));
+            format!(
+                "waiting for you, recovered{to} beside the server{}; `coffer recovery promote {id}` switches it in, `coffer recovery abort {id}` gives it up",
+                look.unwrap_or_default()
+            )
+        }
         "FAILED" => {
             let fault = progress::fault_error(recovery.fault.as_ref(), "no reason is known");
-            format!("failed{to}, the server holds the data it had: {fault}")
+            format!("failed, nothing was changed: {}", fault.to_string().trim_end_matches('.'))
         }
-        "ABORTED" => format!("given up{to}; the server was not touched"),
-        "UNDONE" => format!("undone{to}; the server holds the data from before"),
+        "ABORTED" => "given up, nothing was changed".to_owned(),
+        "UNDONE" if recovery.outcome.as_ref().is_some_and(|outcome| outcome.undo_timeline.is_none()) => {
+            let fault = progress::fault_error(recovery.fault.as_ref(), "no reason is known");
+            format!(
+                "taken back by itself, the data from before it is in place: {}",
+                fault.to_string().trim_end_matches('.')
+            )
+        }
+        "UNDONE" => "undone, the server holds the data from before it".to_owned(),
         _ => {
             let figures = recovery.progress.as_ref().map(progress::figures).unwrap_or_default();
             let step = recovery.progress.as_ref().map(|progress| progress.step.clone()).unwrap_or_default();
             format!("under way{to} ({} {step} {figures}", recovery.state).trim_end().to_owned() + ")"
         }
+    }
+}
+
+/// Whether a completed recovery can be taken back; nobody is sent to an undo that would be refused.
+fn about_undo(client: &Client, recovery: &Recovery, id: &str) -> String {
+    let outcome = recovery.outcome.clone().unwrap_or_default();
+    let until = outcome.undo_until.map(|time| format!(" until {}", client.time(Some(time)))).unwrap_or_default();
+    if recovery.state == "RELEASED" {
+        "the data from before it is freed, so it cannot be undone any more".to_owned()
+    } else if recovery.can_undo {
+        format!("`coffer recovery undo {id}` takes it back{until}")
+    } else if outcome.was_dead() && outcome.old_data_kept {
+        format!(
+            "it cannot be undone, because the server was dead before it; what that left is kept to look at{until}, `coffer recovery release {id}` frees it"
+        )
+    } else if outcome.was_dead() {
+        "it cannot be undone, because the server had no data left before it".to_owned()
+    } else {
+        "it cannot be undone now: a later recovery builds on it, or its old data is being freed".to_owned()
     }
 }
 
@@ -181,14 +211,17 @@ pub(super) fn plan_lines(plan: &Plan, zone: &jiff::tz::TimeZone) -> Vec<String> 
             ),
         ),
         ("last that comes back", transaction(&plan.last_included, "none: the backup alone leads there")),
-        ("first that does not", transaction(&plan.first_excluded, "none: everything comes back")),
+        ("first that does not", transaction(&plan.first_excluded, "none: everything that was shipped comes back")),
         ("left out on request", plan.skipped.join(", ")),
         (
             "given up",
-            format!(
-                "{} after that point (kept, and brought back by an undo)",
-                render::counted(plan.given_up_transactions, "transaction")
-            ),
+            match plan.given_up_transactions {
+                0 => "nothing".to_owned(),
+                count => format!(
+                    "{} after that point; the repository keeps them, as a target of another recovery",
+                    render::counted(count, "transaction")
+                ),
+            },
         ),
         ("reads", format!("{} from the repository", render::bytes(plan.download_bytes))),
         ("disk needed", render::bytes(plan.disk_bytes)),
@@ -325,33 +358,42 @@ fn describe(client: &Client, recovery: &Recovery) -> Vec<String> {
     };
     let steps: Vec<String> =
         outcome.steps.iter().map(|step| format!("{} {}", step.step, render::milliseconds(step.milliseconds))).collect();
+    let down = match outcome.down_milliseconds() {
+        Some(down) => render::milliseconds(down),
+        None if outcome.was_dead() && outcome.answered_at.is_some() => {
+            format!("since before the recovery; it answered again at {}", client.time(outcome.answered_at))
+        }
+        None => String::new(),
+    };
     let mut lines = render::facts(&[
         ("recovery", id(recovery).to_owned()),
         ("instance", recovery.name.clone()),
-        ("status", format!("{} ({})", recovery.status, recovery.state)),
+        (
+            "status",
+            if recovery.status == recovery.state {
+                recovery.status.clone()
+            } else {
+                format!("{} ({})", recovery.status, recovery.state)
+            },
+        ),
         ("target", recovery.target.clone()),
-        ("last transaction", recovery.point_in_time.map(|time| client.time(Some(time))).unwrap_or_default()),
+        ("last commit", recovery.point_in_time.map(|time| client.time(Some(time))).unwrap_or_default()),
         ("reached GTID", outcome.reached.clone().unwrap_or_default()),
         ("replayed", render::counted(outcome.replayed_transactions, "transaction")),
         ("tail", tail.to_owned()),
         ("steps", steps.join(", ")),
-        ("server down", outcome.down_milliseconds().map(render::milliseconds).unwrap_or_default()),
-        (
-            "undo until",
-            outcome
-                .undo_until
-                .filter(|_| outcome.old_data_kept)
-                .map(|time| client.time(Some(time)))
-                .unwrap_or_default(),
-        ),
+        ("server down", down),
+        ("look at it on", outcome.inspect_socket.clone().unwrap_or_default()),
         ("begun", recovery.created.map(|time| client.time(Some(time))).unwrap_or_default()),
     ]);
-    if let Some(plan) = recovery.plan.as_ref().filter(|_| !matches!(recovery.status.as_str(), "COMPLETED" | "UNDONE")) {
+    if let Some(plan) =
+        recovery.plan.as_ref().filter(|_| !matches!(recovery.status.as_str(), "COMPLETED" | "UNDONE" | "ABORTED"))
+    {
         lines.push(String::new());
         lines.extend(plan_lines(plan, &client.zone));
     }
     lines.push(String::new());
-    lines.push(format!("It is {}.", sentence(recovery).trim_end_matches('.')));
+    lines.push(render::sentence(&sentence(client, recovery)));
     lines
 }
 
@@ -360,7 +402,7 @@ mod tests {
     use jiff::tz::TimeZone;
     use serde_json::{Value, json};
 
-    use super::{Settled, Wish, judge, plan_lines, recover, recovery_members, sentence, undo};
+    use super::{Settled, Wish, judge, plan_lines, recover, recovery_members, undo};
     use crate::cli::{Command, Parsed, Recover, RecoveryAction, parse};
     use crate::client::Client;
     use crate::client::canned::Canned;
@@ -510,7 +552,7 @@ mod tests {
                 "replays               250 580 transactions, 509.3 MiB of binlog",
                 "last that comes back  0-11-8, 2026-08-01 14:03:06 UTC, at binlog.000002:100: shop.orders",
                 "first that does not   0-11-9, 2026-08-01 14:03:07 UTC, at binlog.000002:200: DROP TABLE shop.orders",
-                "given up              412 transactions after that point (kept, and brought back by an undo)",
+                "given up              412 transactions after that point; the repository keeps them, as a target of another recovery",
                 "reads                 1.0 KiB from the repository",
                 "disk needed           2.0 KiB",
                 "takes about           1 min 15 s",
@@ -521,9 +563,35 @@ mod tests {
 
     #[test]
     fn a_sentence_says_how_it_stands_and_what_can_be_done() {
-        let text = sentence(&recovery(json!({"recovery_id": "r1", "status": "PAUSED", "target": "t"})));
-        assert!(text.contains("promote r1") && text.contains("abort r1"), "{text}");
-        let text = sentence(&recovery(json!({"status": "FAILED", "fault": {"message": "the disk is full"}})));
+        let canned = Canned::new(&[]);
+        let client = Client::of(&canned);
+        let sentence = |value| super::sentence(&client, &recovery(value));
+        let text = sentence(json!({
+            "recovery_id": "r1", "status": "PAUSED", "target": "t", "outcome": {"inspect_socket": "/w/s.sock"}
+        }));
+        assert!(text.contains("promote r1") && text.contains("abort r1") && text.contains("/w/s.sock"), "{text}");
+        let text = sentence(json!({"status": "FAILED", "fault": {"message": "the disk is full"}}));
         assert!(text.contains("the disk is full"), "{text}");
+    }
+
+    #[test]
+    fn nobody_is_sent_to_an_undo_that_would_be_refused() {
+        let canned = Canned::new(&[]);
+        let client = Client::of(&canned);
+        let done = |can_undo: bool, outcome: Value| {
+            let value = json!({
+                "recovery_id": "r1", "status": "COMPLETED", "state": "RETAINED", "can_undo": can_undo, "outcome": outcome
+            });
+            super::sentence(&client, &recovery(value))
+        };
+        assert!(done(true, json!({"tail": "running", "old_data_kept": true})).contains("recovery undo r1"));
+        for outcome in [
+            json!({"tail": "files_survived", "old_data_kept": true}),
+            json!({"tail": "files_gone", "old_data_kept": false}),
+            json!({"tail": "running", "old_data_kept": true}),
+        ] {
+            let text = done(false, outcome);
+            assert!(text.contains("cannot be undone") && !text.contains("recovery undo"), "{text}");
+        }
     }
 }

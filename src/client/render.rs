@@ -58,6 +58,14 @@ pub(crate) fn duration(span: std::time::Duration) -> String {
     milliseconds(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// With a capital at the beginning and a stop at the end.
+pub(crate) fn sentence(text: &str) -> String {
+    let bare = text.trim().trim_end_matches('.');
+    let mut rest = bare.chars();
+    let first = rest.next().map(|first| first.to_uppercase().collect::<String>()).unwrap_or_default();
+    format!("{first}{}.", rest.as_str())
+}
+
 /// A time in UTC, and behind it the operator's own clock where that is another.
 pub(crate) fn time(moment: Moment, zone: &TimeZone) -> String {
     let utc = moment.0.to_zoned(TimeZone::UTC);

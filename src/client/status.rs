@@ -36,29 +36,27 @@ fn instance_lines(client: &Client, instance: &Instance, recoveries: &[Recovery])
     let mut lines = vec![format!("{}: {}", instance.name, instance.status)];
     if window.earliest.is_some() {
         lines.push(format!(
-            "  can be brought back to any transaction from {} to {}",
+            "  can be brought back to any transaction from {} to {}, the last one shipped",
             client.time(window.earliest),
             client.time(window.latest)
         ));
     }
     if let Some(shipping) = &instance.shipping {
-        lines.push(format!(
-            "  shipping {}: {} behind, last transaction {}",
-            shipping.state,
-            instances::lag(instance),
-            shipping.gtid.as_deref().filter(|gtid| !gtid.is_empty()).unwrap_or("none yet")
-        ));
+        lines.push(format!("  shipped {}", instances::shipping_text(shipping, instance)));
     }
     lines.extend(instance.task.as_ref().map(|task| format!("  running: {}", instances::task_text(task))));
     if let Some(newest) = recoveries.first() {
         lines.push(format!(
             "  newest recovery {}: {}",
             render::short(&newest.recovery_id),
-            recoveries::sentence(newest)
+            recoveries::sentence(client, newest)
         ));
     }
     lines.push(match instances::trouble(instance) {
         Some(trouble) => format!("  ! {trouble}"),
+        None if recoveries.first().is_some_and(|newest| newest.status == "PAUSED") => {
+            "  ! A recovery waits for you to promote or abort it; the server serves meanwhile.".to_owned()
+        }
         None if instance.status == "ACTIVE" => "  All is well.".to_owned(),
         None => "  Nothing needs you.".to_owned(),
     });
@@ -84,7 +82,7 @@ mod tests {
         }))
         .unwrap();
         let text = instance_lines(&client, &well, &[]).join("\n");
-        assert!(text.contains("All is well.") && text.contains("0.1 s behind"), "{text}");
+        assert!(text.contains("All is well.") && text.contains("up to transaction 0-1-7, nothing waits"), "{text}");
         let bare: view::Instance = view::read(&json!({"name": "shop", "status": "ACTIVE"})).unwrap();
         assert!(instance_lines(&client, &bare, &[]).join("\n").contains("! There is no backup"));
     }

@@ -91,6 +91,8 @@ pub(crate) struct Recoverable {
 pub(crate) struct Gap {
     pub(crate) after: Option<String>,
     pub(crate) reason: String,
+    /// No backup lies behind it yet.
+    pub(crate) open: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -178,6 +180,7 @@ pub(crate) struct Recovery {
     pub(crate) target: String,
     pub(crate) plan: Option<Plan>,
     pub(crate) progress: Option<Progress>,
+    pub(crate) can_undo: bool,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) fault: Option<Fault>,
     pub(crate) created: Option<Moment>,
@@ -198,11 +201,23 @@ pub(crate) struct Outcome {
     pub(crate) undo_until: Option<Moment>,
     /// `running`, `files_survived` or `files_gone`.
     pub(crate) tail: Option<String>,
+    /// Where the recovered data can be looked at while the recovery is paused.
+    pub(crate) inspect_socket: Option<String>,
+    /// Absent when a recovery was taken back by itself.
+    pub(crate) undo_timeline: Option<Value>,
 }
 
 impl Outcome {
-    /// Milliseconds between telling the server to stop and its first answer afterwards.
+    /// Whether the server was dead before the recovery began.
+    pub(crate) fn was_dead(&self) -> bool {
+        matches!(self.tail.as_deref(), Some("files_survived" | "files_gone"))
+    }
+
+    /// Milliseconds between telling the server to stop and its first answer afterwards; none of a server that was dead.
     pub(crate) fn down_milliseconds(&self) -> Option<u64> {
+        if self.was_dead() {
+            return None;
+        }
         let (Some(stopped), Some(answered)) = (self.stopped_at, self.answered_at) else { return None };
         u64::try_from(answered.0.as_millisecond() - stopped.0.as_millisecond()).ok()
     }
@@ -315,6 +330,8 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(outcome.down_milliseconds(), Some(1500));
+        // It was down long before anybody told it to stop.
+        assert_eq!(Outcome { tail: Some("files_gone".to_owned()), ..outcome }.down_milliseconds(), None);
         assert_eq!(Outcome::default().down_milliseconds(), None);
     }
 }
