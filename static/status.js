@@ -88,19 +88,20 @@ function trouble(instance) {
   if (instance.status === "ERROR") {
     return { weight: "trouble", text: "The server does not serve. Look into its error log, then recover it." };
   }
-  const shipping = instance.shipping || {};
+  // While something is under way, shipping may rest and a new instance has nothing to ship yet.
+  const shipping = ["ACTIVE", "BACKUP"].includes(instance.status) ? instance.shipping || {} : {};
   if (shipping.message) return { weight: "trouble", text: sentence(shipping.message) };
   const window = instance.recoverable;
   if (instance.status === "ACTIVE" && !(window && window.earliest)) {
-    return { weight: "notice", text: `There is no backup, so nothing can be brought back. Make one: coffer backup create ${instance.name}` };
+    return { weight: "notice", text: `There is no backup, so nothing can be brought back. Make one: \`coffer backup create ${instance.name}\`` };
   }
   if ((shipping.lag_seconds || 0) > LAG_SECONDS_HIGH) {
     return { weight: "notice", text: `The newest transactions wait ${milliseconds(shipping.lag_seconds * 1000)} to be shipped; if the server's disk were lost now, they would be too. Look at the load of this host and at the repository.` };
   }
-  const gap = window && window.gaps && window.gaps[window.gaps.length - 1];
+  const gap = window && window.gaps && window.gaps.filter((hole) => hole.open).pop();
   if (gap) {
     const after = gap.after ? ` after ${gap.after}` : "";
-    return { weight: "notice", text: `Binlog was never shipped${after} (${gap.reason}). Make a new backup, so that what follows can be reached: coffer backup create ${instance.name}` };
+    return { weight: "notice", text: `Binlog was never shipped${after} (${gap.reason}). Make a new backup, so that what follows can be reached: \`coffer backup create ${instance.name}\`` };
   }
   return null;
 }
@@ -109,12 +110,21 @@ function fact(list, name, ...value) {
   list.append(el("dt", {}, name), el("dd", {}, ...value));
 }
 
-function lag(shipping) {
-  const behind = shipping.lag_seconds === undefined ? bytes(shipping.behind_bytes) : `${Number(shipping.lag_seconds).toFixed(1)} s`;
-  return shipping.state === "shipping" || !shipping.state ? `${behind} behind the server` : `${shipping.state}, ${behind} behind the server`;
+function shippedText(shipping) {
+  const to = shipping.gtid ? `up to transaction ${shipping.gtid}` : "no transaction yet";
+  const seconds = `${Number(shipping.lag_seconds || 0).toFixed(1)} s`, waiting = bytes(shipping.behind_bytes);
+  if (shipping.state === "failing") return `${to}, failing since ${seconds} with ${waiting} waiting`;
+  if (shipping.state === "held") return `${to}, held while a recovery exchanges the data`;
+  if (shipping.behind_bytes > 0) return `${to}, ${seconds} behind, ${waiting} wait`;
+  return shipping.message ? `${to}, there is no binlog to read on` : `${to}, nothing waits`;
 }
 
 const STATUS_TONES = { ACTIVE: "good", COMPLETED: "good", ERROR: "bad", FAILED: "bad", DELETE_FAILED: "bad", PAUSED: "warn" };
+// Text in which `...` is what somebody types or looks up.
+function prose(text) {
+  return String(text).split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+}
+
 const badge = (status) => el("span", { class: `badge ${STATUS_TONES[status] || ""}` }, status || "UNKNOWN");
 
 function progressLine(label, progress) {
@@ -135,17 +145,17 @@ function instanceCard(instance) {
   const card = el("article", { class: "instance" },
     el("div", { class: "head" }, el("h2", {}, instance.name), badge(instance.status), el("span", { class: "quiet" }, server)));
   const wrong = trouble(instance);
-  if (wrong) card.append(el("p", { class: wrong.weight }, wrong.text));
+  if (wrong) card.append(el("p", { class: wrong.weight }, ...prose(wrong.text)));
   const facts = el("dl");
   const window = instance.recoverable;
   if (window && window.earliest) {
-    fact(facts, "Can be brought back to", "any transaction from ", time(window.earliest), " to ", time(window.latest));
+    fact(facts, "Can be brought back to", "any transaction from ", time(window.earliest), " to ", time(window.latest), ", the last one shipped");
   } else {
     fact(facts, "Can be brought back to", "nothing yet");
   }
   const shipping = instance.shipping;
   if (shipping) {
-    fact(facts, "Shipping", lag(shipping), shipping.shipped_to ? `, up to ${shipping.shipped_to}` : "", shipping.gtid ? `, GTID ${shipping.gtid}` : "");
+    fact(facts, "Shipped", shippedText(shipping), shipping.shipped_to ? el("span", { class: "local" }, ` (${shipping.shipped_to})`) : "");
   }
   if (instance.timeline) fact(facts, "Timeline", `number ${instance.timeline.number}`);
   card.append(facts);
@@ -156,36 +166,60 @@ function instanceCard(instance) {
 function backupRow(backup, names) {
   const end = backup.end || {};
   const status = el("td", {}, badge(backup.status));
-  if (backup.fault && backup.fault.message) status.append(el("div", { class: "bad" }, sentence(backup.fault.message)));
+  if (backup.fault && backup.fault.message) status.append(el("div", { class: "bad" }, ...prose(sentence(backup.fault.message))));
   return el("tr", {}, el("td", {}, backup.name || backup.id), el("td", {}, names.get(backup.instance_id) || "(deleted)"), status,
     el("td", { class: "number" }, bytes(backup.raw_bytes)), el("td", { class: "number" }, bytes(backup.stored_bytes)),
     el("td", { class: "when" }, time(end.commit_time)));
 }
 
+function faultSentences(recovery) {
+  const fault = recovery.fault || {};
+  return [fault.message, fault.details].filter(Boolean).map(sentence);
+}
+
+const wasDead = (outcome) => ["files_survived", "files_gone"].includes(outcome.tail);
+
+// Nobody is sent to an undo that would be refused.
+function aboutUndo(recovery, id) {
+  const outcome = recovery.outcome || {};
+  const until = moment(outcome.undo_until) ? ` until ${moment(outcome.undo_until).toISOString().slice(0, 16).replace("T", " ")} UTC` : "";
+  if (recovery.state === "RELEASED") return "Done; the data from before it is freed.";
+  if (recovery.can_undo) return `Done. Take it back${until}: \`coffer recovery undo ${id}\``;
+  if (wasDead(outcome) && outcome.old_data_kept) {
+    return `Done. It cannot be undone, because the server was dead before it; what that left is kept to look at${until}.`;
+  }
+  if (wasDead(outcome)) return "Done. It cannot be undone, because the server had no data left before it.";
+  return "Done. It cannot be undone now: a later recovery builds on it, or its old data is being freed.";
+}
+
 function recoveryState(recovery) {
   const id = String(recovery.recovery_id || recovery.id).slice(0, 8);
+  const outcome = recovery.outcome || {};
   switch (recovery.status) {
     case "COMPLETED":
-      return recovery.state === "RELEASED" ? "Done; the old data is freed." : `Done. Undo it with: coffer recovery undo ${id}`;
-    case "PAUSED": return `Ready and waiting. Switch it in with: coffer recovery promote ${id} – or give it up: coffer recovery abort ${id}`;
-    case "FAILED": {
-      const fault = recovery.fault || {};
-      const told = [fault.message, fault.details].filter(Boolean).map(sentence);
-      return ["The server holds the data it had.", ...told].join(" ");
+      return aboutUndo(recovery, id);
+    case "PAUSED": {
+      const look = outcome.inspect_socket ? `Look at the recovered data, read-only: \`mariadb --socket=${outcome.inspect_socket}\`. ` : "";
+      return `Waiting for you. ${look}Then switch it in: \`coffer recovery promote ${id}\` – or give it up: \`coffer recovery abort ${id}\``;
     }
-    case "ABORTED": return "Given up; the server was not touched.";
-    case "UNDONE": return "Undone; the server holds the data from before.";
+    case "FAILED": return ["Nothing was changed.", ...faultSentences(recovery)].join(" ");
+    case "ABORTED": return "Given up; nothing was changed.";
+    case "UNDONE":
+      return outcome.undo_timeline ? "Undone; the server holds the data from before it."
+        : ["Taken back by itself; the data from before it is in place.", ...faultSentences(recovery)].join(" ");
     default: return `Under way (${recovery.state}).`;
   }
 }
 
 function downTime(outcome) {
+  // A dead server was down long before anybody stopped it.
+  if (outcome && wasDead(outcome)) return "dead before";
   const stopped = moment(outcome && outcome.stopped_at), answered = moment(outcome && outcome.answered_at);
   return stopped && answered ? milliseconds(answered - stopped) : "–";
 }
 
 function recoveryRow(recovery) {
-  const stands = el("td", {}, badge(recovery.status), el("div", {}, recoveryState(recovery)));
+  const stands = el("td", {}, badge(recovery.status), el("div", {}, ...prose(recoveryState(recovery))));
   if (recovery.status === "BUILDING" && recovery.progress) stands.append(progressLine(String(recovery.state || "").toLowerCase(), recovery.progress));
   return el("tr", {}, el("td", { class: "when" }, time(recovery.created)), el("td", {}, recovery.name || ""),
     el("td", {}, recovery.target || "–"), stands, el("td", { class: "number" }, downTime(recovery.outcome)));
@@ -196,11 +230,13 @@ function fill(id, rows) {
   byId(id).querySelector("tbody").replaceChildren(...rows);
 }
 
-function showVerdict(instances) {
+function showVerdict(instances, recoveries) {
   const verdict = byId("verdict");
-  const wrong = instances.filter((instance) => trouble(instance));
+  const waiting = new Set(recoveries.filter((recovery) => recovery.status === "PAUSED").map((recovery) => recovery.instance_id));
+  const wrong = instances.filter((instance) => trouble(instance) || waiting.has(instance.id));
   verdict.hidden = false;
-  verdict.className = wrong.length ? "bad" : "good";
+  const isBad = wrong.some((instance) => (trouble(instance) || {}).weight === "trouble");
+  verdict.className = isBad ? "bad" : wrong.length ? "warn" : "good";
   if (instances.length === 0) verdict.textContent = "No instance yet. Make one: coffer instance create NAME";
   else if (wrong.length) verdict.textContent = `${wrong.map((instance) => instance.name).join(", ")} ${wrong.length > 1 ? "need" : "needs"} you.`;
   else if (instances.some((instance) => instance.status !== "ACTIVE")) verdict.textContent = "Work is under way; nothing needs you.";
@@ -213,7 +249,7 @@ async function refresh() {
   const recoveries = lists.flatMap((list) => list.recoveries)
     .sort((a, b) => (moment(b.created) || 0) - (moment(a.created) || 0)).slice(0, RECOVERIES_SHOWN);
   const names = new Map(instances.map((instance) => [instance.id, instance.name]));
-  showVerdict(instances);
+  showVerdict(instances, recoveries);
   byId("instances").replaceChildren(...instances.map(instanceCard));
   fill("backups", backups.slice(0, BACKUPS_SHOWN).map((backup) => backupRow(backup, names)));
   byId("backups-more").hidden = !(links && links.length) && backups.length <= BACKUPS_SHOWN;

@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind};
 
 const INDEX: &str = include_str!("../../static/index.html");
 const STYLE: &str = include_str!("../../static/style.css");
+const ICON: &str = include_str!("../../static/icon.svg");
 const SCRIPT: &str = include_str!("../../static/status.js");
 
 /// Only what this host serves itself: no inline script, no frame around it, no form that leaves.
@@ -35,6 +36,7 @@ pub(super) fn index(_: &Router, call: &Call<'_>) -> Result<Reply, Error> {
 pub(super) fn file(_: &Router, call: &Call<'_>) -> Result<Reply, Error> {
     match call.param("file") {
         "style.css" => Ok(asset("text/css; charset=utf-8", STYLE)),
+        "icon.svg" => Ok(asset("image/svg+xml", ICON)),
         "status.js" => Ok(asset("text/javascript; charset=utf-8", SCRIPT)),
         _ => Err(Error::new(ErrorKind::NotFound, "there is no such file")),
     }
