@@ -111,7 +111,13 @@ impl Scratch {
     /// Starts it for people to look at, with the accounts of the data itself, read-only. Its socket is returned.
     pub(crate) fn start_for_inspection(tools: &Tools, settings: &ScratchSettings) -> Result<PathBuf, Error> {
         let socket = socket_path(&settings.run_dir);
-        let options = common_options(tools, settings).flag("read_only").render("mariadbd");
+        // What somebody looks at is what is switched in, so it must not change. `read_only` alone binds no administrator,
+        // and whoever looks is one; the other two hold for everybody, InnoDB's to the last.
+        let options = common_options(tools, settings)
+            .flag("read_only")
+            .flag("innodb_read_only")
+            .flag("transaction_read_only")
+            .render("mariadbd");
         let option_file = settings.run_dir.join("scratch.cnf");
         durable::write(&option_file, options.as_bytes(), 0o644)?;
         make_tmpdir(tools, settings)?;
