@@ -125,6 +125,11 @@ function prose(text) {
   return String(text).split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
 }
 
+// GTIDs are compared by eye, so none is broken over two lines.
+function unbroken(text) {
+  return String(text).split(/(\d+-\d+-\d+)/).map((part, index) => (index % 2 ? el("span", { class: "whole" }, part) : part));
+}
+
 const badge = (status) => el("span", { class: `badge ${STATUS_TONES[status] || ""}` }, status || "UNKNOWN");
 
 function progressLine(label, progress) {
@@ -139,13 +144,14 @@ function progressLine(label, progress) {
   return line;
 }
 
-function instanceCard(instance) {
+function instanceCard(instance, isAwaiting) {
   const store = instance.datastore || {};
   const server = [store.type, store.version_number || store.version].filter(Boolean).join(" ");
   const card = el("article", { class: "instance" },
     el("div", { class: "head" }, el("h2", {}, instance.name), badge(instance.status), el("span", { class: "quiet" }, server)));
   const wrong = trouble(instance);
   if (wrong) card.append(el("p", { class: wrong.weight }, ...prose(wrong.text)));
+  if (isAwaiting) card.append(el("p", { class: "notice" }, "A recovery waits for you to promote or abort it, see below; the server serves meanwhile."));
   const facts = el("dl");
   const window = instance.recoverable;
   if (window && window.earliest) {
@@ -222,7 +228,7 @@ function recoveryRow(recovery) {
   const stands = el("td", {}, badge(recovery.status), el("div", {}, ...prose(recoveryState(recovery))));
   if (recovery.status === "BUILDING" && recovery.progress) stands.append(progressLine(String(recovery.state || "").toLowerCase(), recovery.progress));
   return el("tr", {}, el("td", { class: "when" }, time(recovery.created)), el("td", {}, recovery.name || ""),
-    el("td", {}, recovery.target || "–"), stands, el("td", { class: "number" }, downTime(recovery.outcome)));
+    el("td", {}, ...unbroken(recovery.target || "–")), stands, el("td", { class: "number" }, downTime(recovery.outcome)));
 }
 
 function fill(id, rows) {
@@ -230,9 +236,8 @@ function fill(id, rows) {
   byId(id).querySelector("tbody").replaceChildren(...rows);
 }
 
-function showVerdict(instances, recoveries) {
+function showVerdict(instances, waiting) {
   const verdict = byId("verdict");
-  const waiting = new Set(recoveries.filter((recovery) => recovery.status === "PAUSED").map((recovery) => recovery.instance_id));
   const wrong = instances.filter((instance) => trouble(instance) || waiting.has(instance.id));
   verdict.hidden = false;
   const isBad = wrong.some((instance) => (trouble(instance) || {}).weight === "trouble");
@@ -249,8 +254,9 @@ async function refresh() {
   const recoveries = lists.flatMap((list) => list.recoveries)
     .sort((a, b) => (moment(b.created) || 0) - (moment(a.created) || 0)).slice(0, RECOVERIES_SHOWN);
   const names = new Map(instances.map((instance) => [instance.id, instance.name]));
-  showVerdict(instances, recoveries);
-  byId("instances").replaceChildren(...instances.map(instanceCard));
+  const waiting = new Set(recoveries.filter((recovery) => recovery.status === "PAUSED").map((recovery) => recovery.instance_id));
+  showVerdict(instances, waiting);
+  byId("instances").replaceChildren(...instances.map((instance) => instanceCard(instance, waiting.has(instance.id))));
   fill("backups", backups.slice(0, BACKUPS_SHOWN).map((backup) => backupRow(backup, names)));
   byId("backups-more").hidden = !(links && links.length) && backups.length <= BACKUPS_SHOWN;
   fill("recoveries", recoveries.map(recoveryRow));
