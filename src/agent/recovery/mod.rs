@@ -187,7 +187,10 @@ fn abort_asked(context: &Context, id: RecoveryId) -> bool {
 fn carry_on(walk: &mut Walk<'_>, supervisor: &Supervisor) -> Result<(), Error> {
     let mut mine = None;
     loop {
-        walk.context.check_stopping()?;
+        // With the server down, going on is the quickest way to have it back.
+        if !matches!(walk.journal.state, RecoveryState::Fenced | RecoveryState::Switched) {
+            walk.context.check_stopping()?;
+        }
         if walk.journal.state != RecoveryState::Switched
             && walk.journal.state != RecoveryState::Promoted
             && abort_asked(walk.context, walk.journal.id)
@@ -286,7 +289,9 @@ fn settle(walk: &mut Walk<'_>, supervisor: &Supervisor, outcome: Result<(), Erro
         | RecoveryState::Aborted
         | RecoveryState::Failed
         | RecoveryState::Released => {
-            let fault = fault_of(&err);
+            let mut fault = fault_of(&err);
+            let again = format!("`coffer recovery promote {}` tries again from where it stands.", walk.journal.id);
+            fault.hint = format!("{} {again}", fault.hint).trim().to_owned();
             walk.journal.mirror(walk.context, Some(&fault))?;
             set_status(walk, Some(&err))?;
             Err(err)
@@ -301,16 +306,21 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
     scratch::discard_leftover(&walk.dir())?;
     walk.lock = None;
     let server = walk.instance.server.clone();
-    let was_fenced = guard_path(&server).exists();
-    if was_fenced {
+    let mut fault = fault_of(err);
+    if guard_path(&server).exists() {
         let was_running = walk.journal.fence.as_ref().is_none_or(|fence| fence.was_running);
-        if was_running && !mysqld::is_in_use(&server.data_dir)? {
-            mysqld::start(&walk.context.tools, &server)?;
+        let started = match mysqld::is_in_use(&server.data_dir) {
+            Ok(false) if was_running => mysqld::start(&walk.context.tools, &server),
+            Ok(_) => Ok(()),
+            Err(err) => Err(err),
+        };
+        if let Err(err) = started {
+            // Its data is as it was when it was stopped; whoever runs it tries again.
+            fault.message = format!("{}; and the server does not come up again: {}", fault.message, err.message());
         }
         remove_guard(&server)?;
     }
     walk.shipper.resume();
-    let fault = fault_of(err);
     walk.enter(if aborted { Event::Aborted } else { Event::Failed })?;
     walk.journal.mirror(walk.context, (!aborted).then_some(&fault))?;
     for name in ["new", "pieces", "relay"] {

@@ -185,6 +185,11 @@ impl Shipper {
         })
     }
 
+    /// Where the shipped history ends, without another look at the server's files.
+    pub(crate) fn shipped(&self) -> Result<Drained, Error> {
+        self.drained(&self.lock(), false)
+    }
+
     /// Ships nothing by itself until `resume`; whoever holds it may still `drain`.
     pub(crate) fn hold(&self) {
         let mut inner = self.lock();
