@@ -28,7 +28,7 @@ use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::Stopwatch;
 use crate::datastore::{mysqld, scratch};
 use crate::domain::id::{RecoveryId, TaskId};
-use crate::domain::instance::{Instance, InstanceStatus};
+use crate::domain::instance::{Fault, Instance, InstanceStatus};
 use crate::domain::recovery::{Recovery, RecoveryState, StepTime};
 use crate::domain::task::Task;
 use crate::error::{Error, ErrorKind, io_error};
@@ -113,13 +113,15 @@ pub(crate) fn do_recovery(
     })
 }
 
-/// A life of coffer that ended right behind the last journal entry may have left the guard in place.
+/// A life of coffer that ended right behind the last journal entry may have left the guard and the status in place.
 fn let_go(context: &Context, shipper: &Shipper, recovery: &Recovery) -> Result<(), Error> {
     let instance = context.store.read(|db| db.instance(recovery.instance))?;
     if guard_path(&instance.server).exists() {
         remove_guard(&instance.server)?;
         shipper.resume();
-        context.store.write(|tx| tx.set_instance_status(instance.id, InstanceStatus::Active, None))?;
+    }
+    if instance.status == InstanceStatus::Build {
+        show_status(context, &instance, None)?;
     }
     Ok(())
 }
@@ -339,18 +341,21 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
     Err(Error::new(err.kind(), err.message()).hint(err.hint_text().unwrap_or("The serving database is untouched.")))
 }
 
-/// ACTIVE when the server answers, else ERROR with what is known.
 fn set_status(walk: &Walk<'_>, err: Option<&Error>) -> Result<(), Error> {
-    let answers = mysqld::answers(&walk.instance.server);
+    show_status(walk.context, &walk.instance, err)
+}
+
+/// ACTIVE when the server answers, else ERROR with what is known.
+fn show_status(context: &Context, instance: &Instance, err: Option<&Error>) -> Result<(), Error> {
     let fault = match err {
         Some(err) => Some(fault_of(err)),
-        None if !answers => Some(crate::domain::instance::Fault {
+        None if !mysqld::answers(&instance.server) => Some(Fault {
             message: "the server does not run".to_owned(),
-            hint: format!("Bring the data back with `coffer recover {} --latest`.", walk.instance.name),
+            hint: format!("Bring the data back with `coffer recover {} --latest`.", instance.name),
             at: crate::clock::now(),
         }),
         None => None,
     };
     let status = if fault.is_some() { InstanceStatus::Error } else { InstanceStatus::Active };
-    walk.context.store.write(|tx| tx.set_instance_status(walk.instance.id, status, fault.as_ref()))
+    context.store.write(|tx| tx.set_instance_status(instance.id, status, fault.as_ref()))
 }
