@@ -382,6 +382,41 @@ fn a_relay_log_holds_exactly_the_transactions_of_the_part() {
 }
 
 #[test]
+fn a_merged_relay_log_changes_the_same_rows_in_the_same_order() {
+    /// Everything that an applier carries out, but for where transactions begin and end.
+    fn carried_out(relay_log: &[u8]) -> (Vec<Vec<u8>>, usize) {
+        let (mut events, mut begun) = (Vec::new(), 0);
+        let mut reader = EventReader::begin(relay_log);
+        while let Next::Event(event) = reader.next_event().unwrap() {
+            match event.header.event_type {
+                event_type::GTID => begun += 1,
+                event_type::XID | event_type::ANNOTATE_ROWS => {}
+                _ => events.push(event.raw.to_vec()),
+            }
+        }
+        (events, begun)
+    }
+    let mut merged_somewhere = false;
+    for file in FILES {
+        let end = scan_file(file.bytes).scanner.boundary();
+        let shipped = Golden { bytes: &file.bytes[..usize::try_from(end).unwrap()], ..file };
+        let (plain, plain_stats) = relay(&shipped, &[(0, 0, end)], &BTreeSet::new()).unwrap();
+        let mut out = Vec::new();
+        let mut writer = RelayWriter::begin(&mut out, &format_of(file.bytes)).unwrap().merging();
+        writer.piece(shipped.bytes, 0, 0, end, &BTreeSet::new()).unwrap();
+        let stats = writer.finish().unwrap();
+        let ((events, begun), (plain_events, plain_begun)) = (carried_out(&out), carried_out(&plain));
+        assert!(events == plain_events, "{}", file.name);
+        assert!(begun <= plain_begun, "{}", file.name);
+        merged_somewhere |= begun < plain_begun;
+        assert_eq!(stats.transactions, plain_stats.transactions, "those of the source are counted");
+        assert_eq!(stats.position, plain_stats.position);
+        assert_eq!(stats.scheduled_events, plain_stats.scheduled_events);
+    }
+    assert!(merged_somewhere);
+}
+
+#[test]
 fn a_part_that_cuts_a_transaction_is_refused() {
     let t = scan_file(ROW.bytes).transactions[5].clone();
     let end = ROW.bytes.len() as u64;

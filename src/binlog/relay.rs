@@ -1,7 +1,7 @@
 //! Relay logs that hold exactly the planned transactions, for a server's replication applier.
 //!
 //! One relay log is built for each binlog file of the source: the magic, the file's format description with its in-use
-//! flag cleared, and the events of the chosen transactions, byte for byte. Rotations, checkpoints and lists of GTIDs stay
+//! flag cleared, and the events of the chosen transactions, byte for byte unless they are merged. Rotations, checkpoints and lists of GTIDs stay
 //! out: they say nothing to an applier. The format description says whether the source was started with that file, and
 //! by that the applier ends temporary tables exactly where the source did.
 
@@ -11,6 +11,7 @@ use std::io::{self, BufWriter, Write};
 use crate::binlog::body::Query;
 use crate::binlog::event::{Event, FIRST_POSITION, FormatDescription, MAGIC, event_type};
 use crate::binlog::group::{Group, Groups, Step};
+use crate::binlog::merge::{Candidate, Merge, Verdict};
 use crate::binlog::reader::{EventReader, Next};
 use crate::binlog::scheduled::EventStatuses;
 use crate::domain::gtid::{Gtid, GtidPosition};
@@ -34,6 +35,9 @@ pub(crate) struct RelayWriter<W: Write> {
     out: BufWriter<W>,
     format: FormatDescription,
     stats: RelayStats,
+    /// Absent when every transaction stands as it was written.
+    merge: Option<Merge>,
+    candidate: Option<Candidate>,
 }
 
 impl<W: Write> RelayWriter<W> {
@@ -45,8 +49,13 @@ impl<W: Write> RelayWriter<W> {
             bytes: 0,
             scheduled_events: EventStatuses::default(),
         };
-        let mut writer =
-            RelayWriter { out: BufWriter::with_capacity(BUFFER_BYTES, out), format: format.clone(), stats };
+        let mut writer = RelayWriter {
+            out: BufWriter::with_capacity(BUFFER_BYTES, out),
+            format: format.clone(),
+            stats,
+            merge: None,
+            candidate: None,
+        };
         writer.write(&MAGIC)?;
         writer.write(format.raw())?;
         Ok(writer)
@@ -55,6 +64,12 @@ impl<W: Write> RelayWriter<W> {
     /// Goes on with the scheduled events that the relay log before this one ended with.
     pub(crate) fn carrying(mut self, scheduled_events: EventStatuses) -> RelayWriter<W> {
         self.stats.scheduled_events = scheduled_events;
+        self
+    }
+
+    /// Merges small transactions that consist of row changes only (see `merge`).
+    pub(crate) fn merging(mut self) -> RelayWriter<W> {
+        self.merge = Some(Merge::default());
         self
     }
 
@@ -110,15 +125,16 @@ impl<W: Write> RelayWriter<W> {
             match groups.step(&event)? {
                 Step::Begun(group) => {
                     is_copied = cut.is_begun && !skip.contains(&group.head.gtid);
-                    self.copy(&event, is_copied)?;
-                }
-                Step::Inside(_) => self.copy(&event, is_copied)?,
-                Step::Ended(group) => {
-                    self.copy(&event, is_copied)?;
                     if is_copied {
-                        self.note(&event, group)?;
+                        self.begin_transaction(&event, group)?;
                     }
                 }
+                Step::Inside(_) if is_copied => self.copy(&event)?,
+                Step::Ended(group) if is_copied => {
+                    self.end_transaction(&event)?;
+                    self.note(&event, group)?;
+                }
+                Step::Inside(_) | Step::Ended(_) => {}
                 Step::Header if event.header.event_type == event_type::FORMAT_DESCRIPTION => {
                     if FormatDescription::parse(event.raw)? != self.format {
                         return Err(Error::new(ErrorKind::Corrupt, "the binlog chunk is of another binlog file"));
@@ -138,12 +154,56 @@ impl<W: Write> RelayWriter<W> {
 
     /// Ends the relay log; whoever handed in the file makes it durable.
     pub(crate) fn finish(mut self) -> Result<RelayStats, Error> {
+        self.write_merged()?;
         self.out.flush().map_err(write_error)?;
         Ok(self.stats)
     }
 
-    fn copy(&mut self, event: &Event<'_>, is_copied: bool) -> Result<(), Error> {
-        if is_copied { self.write(event.raw) } else { Ok(()) }
+    fn begin_transaction(&mut self, event: &Event<'_>, group: Group) -> Result<(), Error> {
+        self.candidate = self.merge.as_ref().and_then(|_| Candidate::begin(group.head, event));
+        if self.candidate.is_some() {
+            return Ok(());
+        }
+        self.write_merged()?;
+        self.write(event.raw)
+    }
+
+    fn copy(&mut self, event: &Event<'_>) -> Result<(), Error> {
+        match self.candidate.as_mut().map(|candidate| candidate.take(event)) {
+            Some(Verdict::Kept) => Ok(()),
+            Some(Verdict::Ordinary(before)) => {
+                self.candidate = None;
+                self.write_merged()?;
+                self.write(&before)?;
+                self.write(event.raw)
+            }
+            None => self.write(event.raw),
+        }
+    }
+
+    fn end_transaction(&mut self, event: &Event<'_>) -> Result<(), Error> {
+        let Some(mut candidate) = self.candidate.take() else { return self.write(event.raw) };
+        if event.header.event_type != event_type::XID {
+            // Tables without transactions: each commit stays where it was.
+            self.write_merged()?;
+            self.write(&candidate.give_up())?;
+            return self.write(event.raw);
+        }
+        if !self.merge.as_ref().is_some_and(|merge| merge.takes(&candidate)) {
+            self.write_merged()?;
+        }
+        if let Some(merge) = self.merge.as_mut() {
+            merge.add(candidate, event);
+        }
+        Ok(())
+    }
+
+    fn write_merged(&mut self) -> Result<(), Error> {
+        let Some(merge) = self.merge.as_mut() else { return Ok(()) };
+        for piece in merge.take() {
+            self.write(&piece)?;
+        }
+        Ok(())
     }
 
     /// Takes note of a whole transaction that was copied, from its last event.
