@@ -58,11 +58,6 @@ impl<R: io::Read> EventReader<R> {
         EventReader { reader, buffer: Vec::new(), begin: 0, end: 0, position, checksums }
     }
 
-    /// Offset in the file of the event that comes next.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
-    }
-
     /// The next event, or why there is none. Fails only when reading fails.
     pub(crate) fn next_event(&mut self) -> Result<Next<'_>, Error> {
         if self.position < FIRST_POSITION
