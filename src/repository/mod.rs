@@ -213,7 +213,8 @@ fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|err| Error::new(ErrorKind::Internal, "unable to write JSON").with_source(err))
 }
 
-fn sha256_hex(bytes: &[u8]) -> String {
+/// The digest of `bytes` in lower-case hex.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
