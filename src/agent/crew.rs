@@ -29,7 +29,6 @@ struct Call {
 /// What stands behind one instance.
 struct Post {
     shipper: Arc<Shipper>,
-    supervisor: Arc<Supervisor>,
     calls: Sender<Call>,
     /// Dropping these ends shipper and supervisor.
     stops: Vec<Sender<()>>,
@@ -155,7 +154,7 @@ impl Crew {
                 move || supervisor.run(&supervisor_stopped)
             })?,
         ];
-        posts.insert(id, Post { shipper, supervisor, calls, stops: vec![stop_shipper, stop_supervisor], threads });
+        posts.insert(id, Post { shipper, calls, stops: vec![stop_shipper, stop_supervisor], threads });
         Ok(())
     }
 }

@@ -293,7 +293,6 @@ fn the_in_use_flag_is_cleared_and_not_summed() {
     assert_eq!(TORN_EVENT.bytes[21], 1);
     assert_eq!(format.raw()[17], 0);
     assert!(format.has_checksums() && !format_of(PLAIN.bytes).has_checksums());
-    assert!(format.server_version().starts_with("10.11."));
     assert_eq!(FormatDescription::parse(format.raw()).unwrap(), format);
 }
 
@@ -317,7 +316,6 @@ fn commit_times_never_go_back_and_never_lie_beyond_the_observation() {
 #[test]
 fn a_summary_tells_counts_and_ranges() {
     let mut summary = ChunkSummary::default();
-    assert!(summary.is_empty());
     for transaction in &scan_file(ROW.bytes).transactions {
         summary.add(transaction);
     }
@@ -333,7 +331,7 @@ fn a_summary_tells_counts_and_ranges() {
 fn the_state_is_that_of_the_last_boundary() {
     let scanner = scan_file(ROW.bytes).scanner;
     assert!(scanner.state().to_string().starts_with("0-77-1000,0-11-10"), "{}", scanner.state());
-    assert!(scanner.position().to_string().ends_with(",3-77-2"), "{}", scanner.position());
+    assert!(scanner.state().position().to_string().ends_with(",3-77-2"), "{}", scanner.state());
     assert_eq!(scan_file(STOPPED.bytes).scanner.state().to_string(), "0-11-7");
 }
 

@@ -15,7 +15,7 @@ use crate::binlog::merge::{Candidate, Merge, Verdict};
 use crate::binlog::reader::{EventReader, Next};
 use crate::binlog::scheduled::EventStatuses;
 use crate::domain::gtid::{Gtid, GtidPosition};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, error_of};
 
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -106,16 +106,10 @@ impl<W: Write> RelayWriter<W> {
                 }
                 Next::End => return Err(cut.error(groups.boundary())),
                 Next::Incomplete { at } => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("the binlog chunk ends within the event at {at}"),
-                    ));
+                    return Err(corrupt(format!("the binlog chunk ends within the event at {at}")));
                 }
                 Next::Corrupt { at, reason } => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("the binlog chunk is damaged at {at}: {reason}"),
-                    ));
+                    return Err(corrupt(format!("the binlog chunk is damaged at {at}: {reason}")));
                 }
             };
             if groups.boundary() == event.position && cut.is_over(event.position)? {
@@ -137,7 +131,7 @@ impl<W: Write> RelayWriter<W> {
                 Step::Inside(_) | Step::Ended(_) => {}
                 Step::Header if event.header.event_type == event_type::FORMAT_DESCRIPTION => {
                     if FormatDescription::parse(event.raw)? != self.format {
-                        return Err(Error::new(ErrorKind::Corrupt, "the binlog chunk is of another binlog file"));
+                        return Err(corrupt("the binlog chunk is of another binlog file".to_owned()));
                     }
                 }
                 Step::Incident if cut.is_begun => {
@@ -255,13 +249,12 @@ impl Cut {
 
 /// Reads the rest, so that a reader that verifies its bytes at their end does.
 fn drain(mut reader: impl io::Read) -> Result<(), Error> {
-    match io::copy(&mut reader, &mut io::sink()) {
-        Ok(_) => Ok(()),
-        Err(err) => Err(match err.downcast::<Error>() {
-            Ok(own) => own,
-            Err(err) => Error::new(ErrorKind::Io, "reading the rest of a binlog chunk").with_source(err),
-        }),
-    }
+    let read = io::copy(&mut reader, &mut io::sink());
+    read.map(drop).map_err(|err| error_of(err, "reading the rest of a binlog chunk"))
+}
+
+fn corrupt(message: String) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
 }
 
 fn write_error(err: io::Error) -> Error {

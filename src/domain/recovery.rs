@@ -45,6 +45,7 @@ pub(crate) enum RecoveryState {
 }
 
 impl RecoveryState {
+    #[cfg(test)]
     pub(crate) const ALL: [RecoveryState; 14] = [
         RecoveryState::Planned,
         RecoveryState::Staged,

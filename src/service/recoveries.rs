@@ -275,10 +275,8 @@ fn check_backup(db: &Db<'_>, instance: &Instance, id: BackupId) -> Result<(), Er
             .hint("A recovery in place takes a backup of the same instance."));
     }
     if backup.status != BackupStatus::Completed {
-        let message = format!(
-            "unable to recover because backup {id} is not completed; its status is {}",
-            backup_status_name(backup.status)
-        );
+        let message =
+            format!("unable to recover because backup {id} is not completed; its status is {}", backup.status.name());
         return Err(Error::new(ErrorKind::Conflict, message).hint(
             "Wait until it is COMPLETED, or leave `backup` out to take the newest one that leads to the target.",
         ));
@@ -288,18 +286,6 @@ fn check_backup(db: &Db<'_>, instance: &Instance, id: BackupId) -> Result<(), Er
             .hint("Choose another one, or leave `backup` out."));
     }
     Ok(())
-}
-
-/// Trove's name of a backup's status.
-pub(crate) fn backup_status_name(status: BackupStatus) -> &'static str {
-    match status {
-        BackupStatus::New => "NEW",
-        BackupStatus::Building => "BUILDING",
-        BackupStatus::Saving => "SAVING",
-        BackupStatus::Completed => "COMPLETED",
-        BackupStatus::Failed => "FAILED",
-        BackupStatus::DeleteFailed => "DELETE_FAILED",
-    }
 }
 
 fn view(db: &Db<'_>, recovery: Recovery) -> Result<RecoveryView, Error> {
