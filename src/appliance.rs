@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -22,7 +21,7 @@ use crate::lock::StateLock;
 use crate::logging;
 use crate::queue::{Bell, Run, Workers};
 use crate::repository::{Repository, hex};
-use crate::service::{Service, ServiceSettings};
+use crate::service::{Service, ServiceSettings, hex_of};
 use crate::store::Store;
 
 /// How long the workers may take to give their tasks back when the appliance stops.
@@ -173,7 +172,7 @@ fn ensure_token(store: &Store, state_dir: &Path) -> Result<(), Error> {
         .map_err(|err| Error::new(ErrorKind::Internal, format!("the system gives no random bytes: {err}")))?;
     let token = hex(&bytes);
     durable::write(&file, format!("{token}\n").as_bytes(), 0o600)?;
-    store.write(|tx| tx.insert_token(&hex(&Sha256::digest(token.as_bytes())), TOKEN_NAME))?;
+    store.write(|tx| tx.insert_token(&hex_of(&token), TOKEN_NAME))?;
     let mut out = std::io::stdout();
     if out.is_terminal() {
         writeln!(out, "The API token, shown this once (the command line finds it in {}):\n{token}", file.display())

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports, reason = "named by callers that are not wired yet")]
 pub(crate) use help::help_config;
 
 use crate::error::{Error, ErrorKind, io_error};
@@ -124,7 +123,8 @@ pub(crate) struct Mariadb {
     pub(crate) install_db: PathBuf,
     pub(crate) client: PathBuf,
     pub(crate) binlog: PathBuf,
-    /// Name of the user created servers run as; `server_user` looks it up.
+    /// Name of the user created servers run as. Only looked up when needed: a client of the appliance runs on hosts
+    /// without one.
     pub(crate) server_user: String,
     pub(crate) buffer_pool_bytes: u64,
 }
@@ -140,14 +140,6 @@ pub(crate) struct Recovery {
 pub(crate) struct Shipping {
     pub(crate) poll: Duration,
     pub(crate) chunk_bytes_max: u64,
-}
-
-impl Mariadb {
-    /// The user created servers run as. Only looked up when needed: a client of the appliance runs on hosts without one.
-    pub(crate) fn server_user(&self) -> Result<User, Error> {
-        let own = User::own();
-        if own.name == self.server_user { Ok(own) } else { User::named(&self.server_user) }
-    }
 }
 
 impl Config {

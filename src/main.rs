@@ -2,8 +2,6 @@
 //!
 //! `main` decides nothing: it parses the command line and turns the one error type into an exit code.
 
-#![allow(dead_code, reason = "the skeleton; removed once every part is wired")]
-
 mod agent;
 mod api;
 mod appliance;
@@ -23,8 +21,6 @@ mod process;
 mod queue;
 mod recovery;
 mod repository;
-#[cfg(test)]
-mod scratch;
 mod service;
 mod storage;
 mod store;

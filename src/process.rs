@@ -1,7 +1,7 @@
 //! The only spawner of children.
 //!
 //! A `Cmd` is an argument vector, never a shell line. Each child leads a process group of its own, reads `/dev/null`
-//! unless it is given something, and sees no environment but `PATH`, `HOME`, `TZ` and `LANG=C`. What it writes is held in
+//! and sees no environment but `PATH`, `HOME`, `TZ` and `LANG=C`. What it writes is held in
 //! bounded memory. A failure is an error that carries its evidence: the command line, how it ended, the last of its
 //! stderr. At a deadline or on cancel the whole group is killed. Arguments stand in `/proc`, in logs and in errors: a
 //! secret goes into an option file of mode 0600, never here.
@@ -12,7 +12,7 @@ mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -43,21 +43,9 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(crate) struct Cmd {
     program: PathBuf,
     args: Vec<OsString>,
-    directory: Option<PathBuf>,
-    variables: Vec<(OsString, OsString)>,
-    user: Option<User>,
-    input: Input,
     stderr_log: Option<PathBuf>,
     deadline: Option<Duration>,
     cancelled: Option<Arc<AtomicBool>>,
-}
-
-/// What a child reads.
-#[derive(Debug)]
-enum Input {
-    Nothing,
-    Bytes(Vec<u8>),
-    File(File),
 }
 
 /// What a child that ended well has written.
@@ -68,23 +56,12 @@ pub(crate) struct Output {
     pub(crate) stderr_tail: String,
 }
 
-impl Output {
-    /// Stdout as text, without the white space around it; bytes that are not UTF-8 are replaced.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).trim().to_owned()
-    }
-}
-
 impl Cmd {
     /// `program` is a path, or a name that is looked up in `PATH`.
     pub(crate) fn new(program: impl AsRef<Path>) -> Cmd {
         Cmd {
             program: program.as_ref().to_owned(),
             args: Vec::new(),
-            directory: None,
-            variables: Vec::new(),
-            user: None,
-            input: Input::Nothing,
             stderr_log: None,
             deadline: None,
             cancelled: None,
@@ -93,48 +70,6 @@ impl Cmd {
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Cmd {
         self.args.push(arg.as_ref().to_owned());
-        self
-    }
-
-    pub(crate) fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Cmd {
-        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
-        self
-    }
-
-    /// `name` and a path in one argument: `option("--datadir=", path)`.
-    pub(crate) fn option(self, name: &str, value: impl AsRef<OsStr>) -> Cmd {
-        let mut arg = OsString::from(name);
-        arg.push(value);
-        self.arg(arg)
-    }
-
-    /// Runs in `directory` instead of coffer's own.
-    pub(crate) fn current_dir(mut self, directory: impl AsRef<Path>) -> Cmd {
-        self.directory = Some(directory.as_ref().to_owned());
-        self
-    }
-
-    /// Adds a variable to the child's environment. Never a secret: `/proc` shows it.
-    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Cmd {
-        self.variables.push((name.into(), value.as_ref().to_owned()));
-        self
-    }
-
-    /// Runs as `user`, without supplementary groups; takes root unless it is the user coffer runs as.
-    pub(crate) fn user(mut self, user: &User) -> Cmd {
-        self.user = (*user != User::own()).then(|| user.clone());
-        self
-    }
-
-    /// Gives the child these bytes to read.
-    pub(crate) fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Cmd {
-        self.input = Input::Bytes(bytes.into());
-        self
-    }
-
-    /// Gives the child this file to read, from where it stands.
-    pub(crate) fn stdin_file(mut self, file: File) -> Cmd {
-        self.input = Input::File(file);
         self
     }
 
@@ -181,21 +116,10 @@ impl Cmd {
         Ok(Running { stdout, child: Streaming { cmd: self, limit, stopped, keeper: Some(keeper) } })
     }
 
-    /// Runs a child that may leave a server behind (`systemctl start`, an init script): its output goes to the end of
-    /// `log_file` instead of a pipe, so that what it leaves can go on writing, and only the child itself is waited for.
-    pub(crate) fn run_starter(mut self, log_file: &Path) -> Result<(), Error> {
-        let limit = self.deadline.unwrap_or(DEADLINE_DEFAULT);
-        let (log, begin) = open_log(log_file)?;
-        let child = self.spawn_logged(&log)?;
-        let mut ended = self.watch(child, None, limit)?.until_ended();
-        ended.stderr_tail = tail_of(log_file, begin);
-        self.judge(&ended, limit)
-    }
-
     /// Starts a server that outlives coffer: a process group of its own, stdin null, stdout and stderr at the end of
     /// `log_file`. Nobody waits for it; whoever looks at the handle after its end also clears the zombie away.
     pub(crate) fn spawn_detached(mut self, log_file: &Path) -> Result<ProcessHandle, Error> {
-        let (log, _) = open_log(log_file)?;
+        let log = open_log(log_file)?;
         let child = self.spawn_logged(&log)?;
         ProcessHandle::of_child(child.id())
     }
@@ -223,36 +147,20 @@ impl Cmd {
     fn spawn(&mut self, stdout: Stdio, stderr: Stdio) -> Result<Child, Error> {
         #[expect(clippy::disallowed_methods, reason = "this is the one spawner")]
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdout(stdout).stderr(stderr).process_group(0).env_clear();
-        command.stdin(match &self.input {
-            Input::Nothing => Stdio::null(),
-            Input::Bytes(_) => Stdio::piped(),
-            Input::File(file) => Stdio::from(file.try_clone().map_err(|err| self.unable_to_start(err))?),
-        });
+        command.args(&self.args).stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())).env("LANG", "C");
         for name in ["HOME", "TZ"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
         }
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
-        if let Some(user) = &self.user {
-            command.uid(user.uid).gid(user.gid);
-        }
         command.spawn().map_err(|err| self.unable_to_start(err))
     }
 
-    fn watch(&mut self, mut child: Child, stdout: Option<ChildStdout>, limit: Duration) -> Result<Watch, Error> {
-        let input = match std::mem::replace(&mut self.input, Input::Nothing) {
-            Input::Bytes(bytes) => child.stdin.take().map(|stdin| (stdin, bytes)),
-            Input::Nothing | Input::File(_) => None,
-        };
+    fn watch(&mut self, child: Child, stdout: Option<ChildStdout>, limit: Duration) -> Result<Watch, Error> {
         let log = match &self.stderr_log {
             Some(path) => match open_log(path) {
-                Ok((log, _)) => Some(log),
+                Ok(log) => Some(log),
                 Err(err) => {
                     watch::kill_unwatched(child);
                     return Err(err);
@@ -260,19 +168,13 @@ impl Cmd {
             },
             None => None,
         };
-        Watch::new(child, stdout, STDOUT_BYTES_MAX, input, Tail::new(STDERR_TAIL_BYTES, log))
+        Watch::new(child, stdout, STDOUT_BYTES_MAX, Tail::new(STDERR_TAIL_BYTES, log))
             .map(|watch| watch.with_limits(Deadline::after(limit), self.cancelled.clone()))
             .map_err(|err| self.unable_to_start(err))
     }
 
     /// Says which of the things that had to be there was not: to `spawn` they all are "No such file or directory".
     fn unable_to_start(&self, err: io::Error) -> Error {
-        if let Some(directory) = &self.directory
-            && !directory.is_dir()
-        {
-            let what = format!("the directory `{}` to run `{}` in does not exist", directory.display(), self.name());
-            return Error::new(ErrorKind::NotFound, what);
-        }
         let (kind, what, hint) = match err.kind() {
             io::ErrorKind::NotFound if self.program.exists() => (
                 ErrorKind::Tool,
@@ -324,11 +226,6 @@ impl Running {
         drop(self.stdout);
         self.child.wait()
     }
-
-    /// Kills the child's group.
-    pub(crate) fn kill(self) {
-        self.child.kill();
-    }
 }
 
 /// The reading end of a child's stdout; may go to another thread than the child.
@@ -359,11 +256,6 @@ impl Streaming {
         Ok(ended.stderr_tail)
     }
 
-    /// Kills the child's group and waits for its end.
-    pub(crate) fn kill(self) {
-        drop(self);
-    }
-
     fn join(&mut self) -> Result<Ended, Error> {
         let lost = || Error::new(ErrorKind::Internal, format!("nobody kept watch over `{}`", self.cmd.name()));
         let keeper = self.keeper.take().ok_or_else(lost)?;
@@ -389,28 +281,10 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Opens a log to append to, for its owner only, and tells where it ends now.
-fn open_log(path: &Path) -> Result<(File, u64), Error> {
-    let open = || {
-        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        let length = log.metadata()?.len();
-        Ok((log, length))
-    };
-    open().map_err(|err| io_error("unable to open the log", path, err))
-}
-
-/// The last bytes of `path`, none from before `begin`; empty when they can't be read.
-fn tail_of(path: &Path, begin: u64) -> String {
-    let read = || -> io::Result<String> {
-        let mut file = File::open(path)?;
-        let end = file.metadata()?.len();
-        let kept = u64::try_from(STDERR_TAIL_BYTES).unwrap_or(u64::MAX);
-        file.seek(SeekFrom::Start(begin.max(end.saturating_sub(kept))))?;
-        let mut bytes = Vec::new();
-        file.take(kept).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    read().unwrap_or_default()
+/// Opens a log to append to, for its owner only.
+fn open_log(path: &Path) -> Result<File, Error> {
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    log.map_err(|err| io_error("unable to open the log", path, err))
 }
 
 /// As it would be typed: quoted when it holds anything a shell would look at.

@@ -3,7 +3,9 @@
 //! A backup counts only once its manifest is written and read back, and that only happens when the binlog up to the
 //! backup's end is in the repository: a backup that leads nowhere is none.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -158,60 +160,69 @@ fn store_stream(
     let log = work_dir.join("backup.log");
     // One backup's log is enough evidence; it does not grow without end.
     let _ = std::fs::remove_file(&log);
-    let result = (|| {
-        let mut running =
-            mariadb::begin_backup(&context.tools, &instance.server, &target_dir, &log, &context.stopping)?;
-        let mut writer =
-            BackupWriter::begin(&context.repository, instance.id, backup.id, Arc::clone(&context.stopping))?;
-        let transferred = writer.progress();
-        let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
-        let mut buffer = vec![0_u8; BUFFER_BYTES];
-        let mut looked = Stopwatch::start();
-        loop {
-            let count = running
-                .stdout
-                .read(&mut buffer)
-                .map_err(|err| Error::new(ErrorKind::Tool, "the backup's stream broke off").with_source(err))?;
-            if count == 0 {
-                break;
-            }
-            tap.push(&buffer[..count])?;
-            if looked.elapsed() >= LOOK_EVERY {
-                check_wanted(context, instance)?;
-                looked = Stopwatch::start();
-            }
-            writer.write_all(&buffer[..count]).map_err(|err| error_of(err, "unable to store the backup's stream"))?;
-            backup.raw_bytes = transferred.raw.load(Ordering::Relaxed);
-            backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
-            reporter.report("backing up", backup.raw_bytes, 0, ProgressUnit::Bytes);
-        }
-        let stderr_tail = running.wait()?;
-        mariadb::check_completed("mariadb-backup --backup", &stderr_tail)?;
-        let files = tap.finish()?;
-        let parts = writer.finish()?;
-        backup.raw_bytes = writer.raw_bytes();
-        backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
-        let text = |name: &str| {
-            files.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
-                Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{name}`"))
-                    .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
-            })
-        };
-        let info = text(BACKUP_INFO)?;
-        let version =
-            |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
-        Ok(StoredStream {
-            ends_at: mariadb::parse_binlog_info(&text(BINLOG_INFO)?)?,
-            server_version: version("server_version"),
-            tool_version: version("tool_version"),
-            parts,
-            raw_bytes: writer.raw_bytes(),
-            sha256: writer.sha256().to_owned(),
-        })
-    })();
+    let result = pump(context, instance, backup, reporter, &target_dir, &log);
     // The tool leaves only empty files there; what it may leave is no reason to fail.
     let _ = std::fs::remove_dir_all(&target_dir);
     result
+}
+
+/// Passes the tool's stream on to the repository, piece by piece, and reads from it what it is.
+fn pump(
+    context: &Context,
+    instance: &Instance,
+    backup: &mut Backup,
+    reporter: &Reporter<'_>,
+    target_dir: &Path,
+    log: &Path,
+) -> Result<StoredStream, Error> {
+    let mut running = mariadb::begin_backup(&context.tools, &instance.server, target_dir, log, &context.stopping)?;
+    let mut writer = BackupWriter::begin(&context.repository, instance.id, backup.id, Arc::clone(&context.stopping))?;
+    let transferred = writer.progress();
+    let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
+    let mut buffer = vec![0_u8; BUFFER_BYTES];
+    let mut looked = Stopwatch::start();
+    loop {
+        let count = running
+            .stdout
+            .read(&mut buffer)
+            .map_err(|err| Error::new(ErrorKind::Tool, "the backup's stream broke off").with_source(err))?;
+        if count == 0 {
+            break;
+        }
+        tap.push(&buffer[..count])?;
+        if looked.elapsed() >= LOOK_EVERY {
+            check_wanted(context, instance)?;
+            looked = Stopwatch::start();
+        }
+        writer.write_all(&buffer[..count]).map_err(|err| error_of(err, "unable to store the backup's stream"))?;
+        backup.raw_bytes = transferred.raw.load(Ordering::Relaxed);
+        backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
+        reporter.report("backing up", backup.raw_bytes, 0, ProgressUnit::Bytes);
+    }
+    let stderr_tail = running.wait()?;
+    mariadb::check_completed("mariadb-backup --backup", &stderr_tail)?;
+    let files = tap.finish()?;
+    let parts = writer.finish()?;
+    backup.raw_bytes = writer.raw_bytes();
+    backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
+    let info = text_of(&files, BACKUP_INFO)?;
+    let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
+    Ok(StoredStream {
+        ends_at: mariadb::parse_binlog_info(&text_of(&files, BINLOG_INFO)?)?,
+        server_version: version("server_version"),
+        tool_version: version("tool_version"),
+        parts,
+        raw_bytes: writer.raw_bytes(),
+        sha256: writer.sha256().to_owned(),
+    })
+}
+
+/// A small file of the stream.
+fn text_of(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Error> {
+    files.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{name}`"))
+            .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
+    })
 }
 
 /// Waits until the binlog up to the backup's end is in the repository, and says exactly what that end is.

@@ -12,6 +12,7 @@ use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, guard_path};
 use crate::agent::{Context, backup, instances, recovery};
 use crate::domain::id::InstanceId;
+use crate::domain::recovery::RecoveryState;
 use crate::domain::task::{Task, TaskKind};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
@@ -28,7 +29,6 @@ struct Call {
 /// What stands behind one instance.
 struct Post {
     shipper: Arc<Shipper>,
-    supervisor: Arc<Supervisor>,
     calls: Sender<Call>,
     /// Dropping these ends shipper and supervisor.
     stops: Vec<Sender<()>>,
@@ -50,8 +50,23 @@ impl Crew {
     pub(crate) fn start(&self) -> Result<(), Error> {
         for instance in self.context.store.read(|db| db.instances())? {
             self.post(instance.id)?;
+            self.carry_on_recovery(instance.id)?;
         }
         Ok(())
+    }
+
+    /// A recovery whose task has failed between two states has no task any more; a start of coffer tries it again.
+    fn carry_on_recovery(&self, id: InstanceId) -> Result<(), Error> {
+        let Some(recovery) = self.context.store.read(|db| db.unsettled_recovery(id))? else { return Ok(()) };
+        let kind = match recovery.state {
+            RecoveryState::UndoFenced | RecoveryState::UndoSwitched => TaskKind::UndoRecovery { recovery: recovery.id },
+            _ => TaskKind::Recover { recovery: recovery.id },
+        };
+        let unfinished = self.context.store.read(|db| db.unfinished_tasks(id))?;
+        if recovery.paused || unfinished.iter().any(|task| task.kind == kind) {
+            return Ok(());
+        }
+        self.context.store.write(|tx| tx.insert_task(id, &kind).map(drop))
     }
 
     /// The shipper of an instance, posting its agent if it is new.
@@ -145,7 +160,7 @@ impl Crew {
                 move || supervisor.run(&supervisor_stopped)
             })?,
         ];
-        posts.insert(id, Post { shipper, supervisor, calls, stops: vec![stop_shipper, stop_supervisor], threads });
+        posts.insert(id, Post { shipper, calls, stops: vec![stop_shipper, stop_supervisor], threads });
         Ok(())
     }
 }

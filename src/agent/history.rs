@@ -12,7 +12,7 @@ use crate::clock::{self, Deadline};
 use crate::domain::backup::BackupEnd;
 use crate::domain::chunk::Chunk;
 use crate::domain::coordinate::Coordinate;
-use crate::domain::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::domain::gtid::{BinlogState, Gtid};
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
@@ -43,7 +43,6 @@ pub(crate) fn transactions(context: &Context, chunk: &Chunk) -> Result<Vec<Trans
             position: facts.begin,
             format: description.clone(),
             clock: facts.clock_before,
-            position_after: GtidPosition::default(),
             state: BinlogState::default(),
         };
         (EventReader::resume(raw, facts.begin, &description), Scanner::resume(point))

@@ -71,24 +71,7 @@ impl Context {
         if let Some(backup) = waiting.iter().find(|backup| backup.status == BackupStatus::New) {
             return Ok(backup.id);
         }
-        let now = clock::now();
-        let backup = Backup {
-            id: BackupId::random(),
-            instance,
-            name: format!("{}-{name}", owner.name),
-            description: String::new(),
-            status: BackupStatus::New,
-            fault: None,
-            datastore: owner.datastore,
-            server_version: String::new(),
-            raw_bytes: 0,
-            stored_bytes: 0,
-            location: None,
-            checksum: None,
-            end: None,
-            created_at: now,
-            updated_at: now,
-        };
+        let backup = Backup::of(&owner, format!("{}-{name}", owner.name), clock::now());
         self.store.write(|tx| {
             tx.insert_backup(&backup)?;
             tx.insert_task(instance, &TaskKind::CreateBackup { backup: backup.id })

@@ -15,7 +15,7 @@ use crate::domain::instance::InstanceStatus;
 use crate::domain::recovery::RecoveryState;
 use crate::domain::shipping::{ShippingState, ShippingStatus};
 use crate::error::Error;
-use crate::service::{InstanceFigures, backup_status_name};
+use crate::service::InstanceFigures;
 
 /// Answers given so far, by status.
 #[derive(Default)]
@@ -108,7 +108,7 @@ fn render(figures: &[InstanceFigures], counts: &BTreeMap<u16, u64>) -> String {
     for instance in figures {
         let name = instance.view.instance.name.as_str();
         for status in BackupStatus::ALL {
-            let labels = [("instance", name), ("status", backup_status_name(status))];
+            let labels = [("instance", name), ("status", status.name())];
             text.line("coffer_backups", &labels, count_of(&instance.backups, &status));
         }
     }

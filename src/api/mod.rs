@@ -77,6 +77,7 @@ impl Api {
     }
 
     /// Where it listens; tells the port when it was asked for port 0.
+    #[cfg(test)]
     pub(crate) fn address(&self) -> SocketAddr {
         self.gate.address()
     }

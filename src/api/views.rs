@@ -13,7 +13,7 @@ use crate::domain::backup::Backup;
 use crate::domain::instance::{Fault, Instance, InstanceStatus};
 use crate::domain::shipping::ShippingStatus;
 use crate::domain::task::{Progress, Task};
-use crate::service::{BackupView, Hole, InstanceView, Recoverable, backup_status_name, status_name, task_name, time};
+use crate::service::{BackupView, Hole, InstanceView, Recoverable, status_name, task_name, time};
 
 /// An object under construction.
 #[derive(Default)]
@@ -173,7 +173,7 @@ pub(super) fn backup(view: &BackupView, tenant: &str) -> Value {
         .with("created", trove_time(backup.created_at))
         .with("updated", trove_time(backup.updated_at))
         .with("size", gigabytes(backup.raw_bytes))
-        .with("status", backup_status_name(backup.status))
+        .with("status", backup.status.name())
         .with_some("datastore", backup_datastore(backup))
         .with("raw_bytes", backup.raw_bytes)
         .with("stored_bytes", backup.stored_bytes)

@@ -21,7 +21,6 @@ pub(crate) struct GtidEvent {
 impl GtidEvent {
     const STANDALONE: u8 = 1;
     const GROUP_COMMIT_ID: u8 = 2;
-    const DDL: u8 = 32;
     const PREPARED_XA: u8 = 64;
     const COMPLETED_XA: u8 = 128;
     const START_ALTER: u8 = 2;
@@ -52,10 +51,6 @@ impl GtidEvent {
     /// The transaction is one statement without a commit event behind it.
     pub(crate) fn is_standalone(&self) -> bool {
         self.flags & Self::STANDALONE != 0
-    }
-
-    pub(crate) fn is_ddl(&self) -> bool {
-        self.flags & Self::DDL != 0
     }
 
     /// The prepare, commit or rollback of an XA transaction.
@@ -197,16 +192,5 @@ pub(crate) fn table_map<'a>(event: &Event<'a>) -> Result<(&'a [u8], &'a [u8]), E
 pub(crate) fn rotate(event: &Event<'_>) -> Result<String, Error> {
     let name =
         event.body.get(8..).filter(|name| !name.is_empty()).ok_or_else(|| event.malformed("the Rotate event"))?;
-    Ok(String::from_utf8_lossy(name).into_owned())
-}
-
-/// The oldest binlog file that crash recovery may need, from a Binlog_checkpoint event.
-pub(crate) fn binlog_checkpoint(event: &Event<'_>) -> Result<String, Error> {
-    let name = (|| {
-        let mut fields = Fields::new(event.body);
-        let bytes = usize::try_from(fields.u32()?).ok()?;
-        fields.take(bytes)
-    })();
-    let name = name.ok_or_else(|| event.malformed("the Binlog_checkpoint event"))?;
     Ok(String::from_utf8_lossy(name).into_owned())
 }

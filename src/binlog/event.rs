@@ -23,14 +23,8 @@ pub(crate) mod event_type {
     pub(crate) const QUERY: u8 = 2;
     pub(crate) const STOP: u8 = 3;
     pub(crate) const ROTATE: u8 = 4;
-    pub(crate) const INTVAR: u8 = 5;
-    pub(crate) const APPEND_BLOCK: u8 = 9;
-    pub(crate) const DELETE_FILE: u8 = 11;
-    pub(crate) const RAND: u8 = 13;
-    pub(crate) const USER_VAR: u8 = 14;
     pub(crate) const FORMAT_DESCRIPTION: u8 = 15;
     pub(crate) const XID: u8 = 16;
-    pub(crate) const BEGIN_LOAD_QUERY: u8 = 17;
     pub(crate) const EXECUTE_LOAD_QUERY: u8 = 18;
     pub(crate) const TABLE_MAP: u8 = 19;
     pub(crate) const WRITE_ROWS_V1: u8 = 23;
@@ -121,7 +115,6 @@ impl Event<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FormatDescription {
     raw: Vec<u8>,
-    server_version: String,
     checksum: bool,
 }
 
@@ -145,7 +138,7 @@ impl FormatDescription {
         }
         let mut fields = Fields::new(body);
         let version = fields.u16().ok_or_else(malformed)?;
-        let server_version = fields.take(50).ok_or_else(malformed)?;
+        let _server_version = fields.take(50).ok_or_else(malformed)?;
         let _created = fields.u32();
         let header_bytes = fields.u8().ok_or_else(malformed)?;
         if version != 4 || usize::from(header_bytes) != HEADER_BYTES || *checksum > 1 {
@@ -160,22 +153,12 @@ impl FormatDescription {
         }
         let mut raw = raw.to_vec();
         clear_in_use(&mut raw);
-        let server_version = server_version.split(|b| *b == 0).next().unwrap_or_default();
-        Ok(FormatDescription {
-            raw,
-            server_version: String::from_utf8_lossy(server_version).into_owned(),
-            checksum: *checksum == 1,
-        })
+        Ok(FormatDescription { raw, checksum: *checksum == 1 })
     }
 
     /// The event's bytes with `LOG_EVENT_BINLOG_IN_USE` cleared, as they stand in a closed file.
     pub(crate) fn raw(&self) -> &[u8] {
         &self.raw
-    }
-
-    /// For example `10.11.19-MariaDB-log`.
-    pub(crate) fn server_version(&self) -> &str {
-        &self.server_version
     }
 
     /// Whether events end with a CRC-32. The format description itself always does.

@@ -293,7 +293,6 @@ fn the_in_use_flag_is_cleared_and_not_summed() {
     assert_eq!(TORN_EVENT.bytes[21], 1);
     assert_eq!(format.raw()[17], 0);
     assert!(format.has_checksums() && !format_of(PLAIN.bytes).has_checksums());
-    assert!(format.server_version().starts_with("10.11."));
     assert_eq!(FormatDescription::parse(format.raw()).unwrap(), format);
 }
 
@@ -317,7 +316,6 @@ fn commit_times_never_go_back_and_never_lie_beyond_the_observation() {
 #[test]
 fn a_summary_tells_counts_and_ranges() {
     let mut summary = ChunkSummary::default();
-    assert!(summary.is_empty());
     for transaction in &scan_file(ROW.bytes).transactions {
         summary.add(transaction);
     }
@@ -333,7 +331,7 @@ fn a_summary_tells_counts_and_ranges() {
 fn the_state_is_that_of_the_last_boundary() {
     let scanner = scan_file(ROW.bytes).scanner;
     assert!(scanner.state().to_string().starts_with("0-77-1000,0-11-10"), "{}", scanner.state());
-    assert!(scanner.position().to_string().ends_with(",3-77-2"), "{}", scanner.position());
+    assert!(scanner.state().position().to_string().ends_with(",3-77-2"), "{}", scanner.state());
     assert_eq!(scan_file(STOPPED.bytes).scanner.state().to_string(), "0-11-7");
 }
 
@@ -379,6 +377,41 @@ fn a_relay_log_holds_exactly_the_transactions_of_the_part() {
         let (none, stats) = relay(&shipped, &[(0, middle.begin, middle.begin)], &BTreeSet::new()).unwrap();
         assert_eq!((none, stats.transactions), (head, 0));
     }
+}
+
+#[test]
+fn a_merged_relay_log_changes_the_same_rows_in_the_same_order() {
+    /// Everything that an applier carries out, but for where transactions begin and end.
+    fn carried_out(relay_log: &[u8]) -> (Vec<Vec<u8>>, usize) {
+        let (mut events, mut begun) = (Vec::new(), 0);
+        let mut reader = EventReader::begin(relay_log);
+        while let Next::Event(event) = reader.next_event().unwrap() {
+            match event.header.event_type {
+                event_type::GTID => begun += 1,
+                event_type::XID | event_type::ANNOTATE_ROWS => {}
+                _ => events.push(event.raw.to_vec()),
+            }
+        }
+        (events, begun)
+    }
+    let mut merged_somewhere = false;
+    for file in FILES {
+        let end = scan_file(file.bytes).scanner.boundary();
+        let shipped = Golden { bytes: &file.bytes[..usize::try_from(end).unwrap()], ..file };
+        let (plain, plain_stats) = relay(&shipped, &[(0, 0, end)], &BTreeSet::new()).unwrap();
+        let mut out = Vec::new();
+        let mut writer = RelayWriter::begin(&mut out, &format_of(file.bytes)).unwrap().merging();
+        writer.piece(shipped.bytes, 0, 0, end, &BTreeSet::new()).unwrap();
+        let stats = writer.finish().unwrap();
+        let ((events, begun), (plain_events, plain_begun)) = (carried_out(&out), carried_out(&plain));
+        assert!(events == plain_events, "{}", file.name);
+        assert!(begun <= plain_begun, "{}", file.name);
+        merged_somewhere |= begun < plain_begun;
+        assert_eq!(stats.transactions, plain_stats.transactions, "those of the source are counted");
+        assert_eq!(stats.position, plain_stats.position);
+        assert_eq!(stats.scheduled_events, plain_stats.scheduled_events);
+    }
+    assert!(merged_somewhere);
 }
 
 #[test]

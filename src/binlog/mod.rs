@@ -17,6 +17,7 @@
 pub(crate) mod body;
 pub(crate) mod event;
 mod group;
+mod merge;
 pub(crate) mod reader;
 pub(crate) mod relay;
 pub(crate) mod scanner;

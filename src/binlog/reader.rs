@@ -6,7 +6,7 @@ use crate::binlog::event::{
     CHECKSUM_BYTES, EVENT_BYTES_MAX, Event, FIRST_POSITION, FormatDescription, HEADER_BYTES, Header, MAGIC,
     checksum_is_right, event_type,
 };
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, error_of};
 
 /// What the buffer holds as long as events are small. It grows with the bytes that are really there, never to a size that a header claims.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -56,11 +56,6 @@ impl<R: io::Read> EventReader<R> {
 
     fn new(reader: R, position: u64, checksums: bool) -> EventReader<R> {
         EventReader { reader, buffer: Vec::new(), begin: 0, end: 0, position, checksums }
-    }
-
-    /// Offset in the file of the event that comes next.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
     }
 
     /// The next event, or why there is none. Fails only when reading fails.
@@ -149,10 +144,7 @@ impl<R: io::Read> EventReader<R> {
                 Err(err) => {
                     // An error of our own below (a chunk that is not what it must be) keeps its kind and its hint.
                     let at = self.position;
-                    return Err(match err.downcast::<Error>() {
-                        Ok(own) => own,
-                        Err(err) => Error::new(ErrorKind::Io, format!("reading the binlog at {at}")).with_source(err),
-                    });
+                    return Err(error_of(err, &format!("reading the binlog at {at}")));
                 }
             }
         }

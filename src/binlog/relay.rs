@@ -1,7 +1,7 @@
 //! Relay logs that hold exactly the planned transactions, for a server's replication applier.
 //!
 //! One relay log is built for each binlog file of the source: the magic, the file's format description with its in-use
-//! flag cleared, and the events of the chosen transactions, byte for byte. Rotations, checkpoints and lists of GTIDs stay
+//! flag cleared, and the events of the chosen transactions, byte for byte unless they are merged. Rotations, checkpoints and lists of GTIDs stay
 //! out: they say nothing to an applier. The format description says whether the source was started with that file, and
 //! by that the applier ends temporary tables exactly where the source did.
 
@@ -11,10 +11,11 @@ use std::io::{self, BufWriter, Write};
 use crate::binlog::body::Query;
 use crate::binlog::event::{Event, FIRST_POSITION, FormatDescription, MAGIC, event_type};
 use crate::binlog::group::{Group, Groups, Step};
+use crate::binlog::merge::{Candidate, Merge, Verdict};
 use crate::binlog::reader::{EventReader, Next};
 use crate::binlog::scheduled::EventStatuses;
 use crate::domain::gtid::{Gtid, GtidPosition};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, error_of};
 
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -34,6 +35,9 @@ pub(crate) struct RelayWriter<W: Write> {
     out: BufWriter<W>,
     format: FormatDescription,
     stats: RelayStats,
+    /// Absent when every transaction stands as it was written.
+    merge: Option<Merge>,
+    candidate: Option<Candidate>,
 }
 
 impl<W: Write> RelayWriter<W> {
@@ -45,8 +49,13 @@ impl<W: Write> RelayWriter<W> {
             bytes: 0,
             scheduled_events: EventStatuses::default(),
         };
-        let mut writer =
-            RelayWriter { out: BufWriter::with_capacity(BUFFER_BYTES, out), format: format.clone(), stats };
+        let mut writer = RelayWriter {
+            out: BufWriter::with_capacity(BUFFER_BYTES, out),
+            format: format.clone(),
+            stats,
+            merge: None,
+            candidate: None,
+        };
         writer.write(&MAGIC)?;
         writer.write(format.raw())?;
         Ok(writer)
@@ -55,6 +64,12 @@ impl<W: Write> RelayWriter<W> {
     /// Goes on with the scheduled events that the relay log before this one ended with.
     pub(crate) fn carrying(mut self, scheduled_events: EventStatuses) -> RelayWriter<W> {
         self.stats.scheduled_events = scheduled_events;
+        self
+    }
+
+    /// Merges small transactions that consist of row changes only (see `merge`).
+    pub(crate) fn merging(mut self) -> RelayWriter<W> {
+        self.merge = Some(Merge::default());
         self
     }
 
@@ -91,16 +106,10 @@ impl<W: Write> RelayWriter<W> {
                 }
                 Next::End => return Err(cut.error(groups.boundary())),
                 Next::Incomplete { at } => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("the binlog chunk ends within the event at {at}"),
-                    ));
+                    return Err(corrupt(format!("the binlog chunk ends within the event at {at}")));
                 }
                 Next::Corrupt { at, reason } => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("the binlog chunk is damaged at {at}: {reason}"),
-                    ));
+                    return Err(corrupt(format!("the binlog chunk is damaged at {at}: {reason}")));
                 }
             };
             if groups.boundary() == event.position && cut.is_over(event.position)? {
@@ -110,18 +119,19 @@ impl<W: Write> RelayWriter<W> {
             match groups.step(&event)? {
                 Step::Begun(group) => {
                     is_copied = cut.is_begun && !skip.contains(&group.head.gtid);
-                    self.copy(&event, is_copied)?;
-                }
-                Step::Inside(_) => self.copy(&event, is_copied)?,
-                Step::Ended(group) => {
-                    self.copy(&event, is_copied)?;
                     if is_copied {
-                        self.note(&event, group)?;
+                        self.begin_transaction(&event, group)?;
                     }
                 }
+                Step::Inside(_) if is_copied => self.copy(&event)?,
+                Step::Ended(group) if is_copied => {
+                    self.end_transaction(&event)?;
+                    self.note(&event, group)?;
+                }
+                Step::Inside(_) | Step::Ended(_) => {}
                 Step::Header if event.header.event_type == event_type::FORMAT_DESCRIPTION => {
                     if FormatDescription::parse(event.raw)? != self.format {
-                        return Err(Error::new(ErrorKind::Corrupt, "the binlog chunk is of another binlog file"));
+                        return Err(corrupt("the binlog chunk is of another binlog file".to_owned()));
                     }
                 }
                 Step::Incident if cut.is_begun => {
@@ -138,12 +148,56 @@ impl<W: Write> RelayWriter<W> {
 
     /// Ends the relay log; whoever handed in the file makes it durable.
     pub(crate) fn finish(mut self) -> Result<RelayStats, Error> {
+        self.write_merged()?;
         self.out.flush().map_err(write_error)?;
         Ok(self.stats)
     }
 
-    fn copy(&mut self, event: &Event<'_>, is_copied: bool) -> Result<(), Error> {
-        if is_copied { self.write(event.raw) } else { Ok(()) }
+    fn begin_transaction(&mut self, event: &Event<'_>, group: Group) -> Result<(), Error> {
+        self.candidate = self.merge.as_ref().and_then(|_| Candidate::begin(group.head, event));
+        if self.candidate.is_some() {
+            return Ok(());
+        }
+        self.write_merged()?;
+        self.write(event.raw)
+    }
+
+    fn copy(&mut self, event: &Event<'_>) -> Result<(), Error> {
+        match self.candidate.as_mut().map(|candidate| candidate.take(event)) {
+            Some(Verdict::Kept) => Ok(()),
+            Some(Verdict::Ordinary(before)) => {
+                self.candidate = None;
+                self.write_merged()?;
+                self.write(&before)?;
+                self.write(event.raw)
+            }
+            None => self.write(event.raw),
+        }
+    }
+
+    fn end_transaction(&mut self, event: &Event<'_>) -> Result<(), Error> {
+        let Some(mut candidate) = self.candidate.take() else { return self.write(event.raw) };
+        if event.header.event_type != event_type::XID {
+            // Tables without transactions: each commit stays where it was.
+            self.write_merged()?;
+            self.write(&candidate.give_up())?;
+            return self.write(event.raw);
+        }
+        if !self.merge.as_ref().is_some_and(|merge| merge.takes(&candidate)) {
+            self.write_merged()?;
+        }
+        if let Some(merge) = self.merge.as_mut() {
+            merge.add(candidate, event);
+        }
+        Ok(())
+    }
+
+    fn write_merged(&mut self) -> Result<(), Error> {
+        let Some(merge) = self.merge.as_mut() else { return Ok(()) };
+        for piece in merge.take() {
+            self.write(&piece)?;
+        }
+        Ok(())
     }
 
     /// Takes note of a whole transaction that was copied, from its last event.
@@ -195,13 +249,12 @@ impl Cut {
 
 /// Reads the rest, so that a reader that verifies its bytes at their end does.
 fn drain(mut reader: impl io::Read) -> Result<(), Error> {
-    match io::copy(&mut reader, &mut io::sink()) {
-        Ok(_) => Ok(()),
-        Err(err) => Err(match err.downcast::<Error>() {
-            Ok(own) => own,
-            Err(err) => Error::new(ErrorKind::Io, "reading the rest of a binlog chunk").with_source(err),
-        }),
-    }
+    let read = io::copy(&mut reader, &mut io::sink());
+    read.map(drop).map_err(|err| error_of(err, "reading the rest of a binlog chunk"))
+}
+
+fn corrupt(message: String) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
 }
 
 fn write_error(err: io::Error) -> Error {

@@ -4,7 +4,7 @@ use crate::binlog::body::{Query, gtid_list, rotate, table_map};
 use crate::binlog::event::{Event, FormatDescription, event_type};
 use crate::binlog::group::{Group, Groups, Step};
 use crate::binlog::statement::{StatementFacts, TableName, without_secrets};
-use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid::BinlogState;
 use crate::domain::transaction::{Transaction, TransactionKind};
 use crate::error::{Error, ErrorKind};
 
@@ -19,7 +19,6 @@ pub(crate) struct ScanPoint {
     pub(crate) format: FormatDescription,
     /// Commit time of the last transaction of the timeline up to here, seconds since 1970; 0 when there is none.
     pub(crate) clock: i64,
-    pub(crate) position_after: GtidPosition,
     pub(crate) state: BinlogState,
 }
 
@@ -46,7 +45,6 @@ pub(crate) struct Scanner {
     groups: Groups,
     format: Option<FormatDescription>,
     clock: i64,
-    position: GtidPosition,
     state: BinlogState,
     draft: Draft,
 }
@@ -58,7 +56,6 @@ impl Scanner {
             groups: Groups::default(),
             format: None,
             clock,
-            position: GtidPosition::default(),
             state: BinlogState::default(),
             draft: Draft::default(),
         }
@@ -69,7 +66,6 @@ impl Scanner {
             groups: Groups::resume(point.position),
             format: Some(point.format),
             clock: point.clock,
-            position: point.position_after,
             state: point.state,
             draft: Draft::default(),
         }
@@ -93,7 +89,6 @@ impl Scanner {
                 for gtid in gtid_list(event)? {
                     self.state.apply(gtid);
                 }
-                self.position = self.state.position();
                 Ok(Pushed::Header)
             }
             // An incident is shipped like everything else; whoever replays it refuses.
@@ -119,7 +114,6 @@ impl Scanner {
         let draft = std::mem::take(&mut self.draft);
         let gtid = group.head.gtid;
         self.clock = self.clock.max(draft.stamped_at.min(observed_at));
-        self.position.apply(gtid);
         self.state.apply(gtid);
         let kind = if group.head.is_xa() {
             TransactionKind::Xa
@@ -164,18 +158,13 @@ impl Scanner {
         self.clock
     }
 
-    /// The last transaction of each domain at `boundary`.
-    pub(crate) fn position(&self) -> &GtidPosition {
-        &self.position
-    }
-
     /// What it takes to go on at `boundary` later; `None` before the file's first event.
+    #[cfg(test)]
     pub(crate) fn scan_point(&self) -> Option<ScanPoint> {
         Some(ScanPoint {
             position: self.boundary(),
             format: self.format.clone()?,
             clock: self.clock,
-            position_after: self.position.clone(),
             state: self.state.clone(),
         })
     }

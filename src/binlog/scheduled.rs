@@ -35,10 +35,6 @@ impl EventStatuses {
         self.0.iter()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Takes the next statement; most are of no concern here.
     pub(crate) fn apply(&mut self, text: &[u8], schema: &[u8], sql_mode: SqlMode) {
         let mut parser = Parser::new(text, sql_mode);

@@ -35,10 +35,6 @@ impl ChunkSummary {
         *highest = gtid.sequence.max(*highest);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.transactions == 0
-    }
-
     pub(crate) fn ranges(&self) -> Vec<GtidRange> {
         self.sequences
             .iter()

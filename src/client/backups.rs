@@ -7,7 +7,7 @@ use crate::client::http::{self, Api, escape};
 use crate::client::progress::{self, Settled};
 use crate::client::view::{self, Backup, Instance};
 use crate::client::{Client, instances, pick, render};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 pub(super) fn list(client: &Client, wanted: &cli::BackupList) -> Result<(), Error> {
     let instance = wanted.instance.as_ref().map(|name| instances::find(&client.api, name)).transpose()?;
@@ -65,18 +65,13 @@ pub(super) fn delete(client: &Client, wanted: &cli::BackupDelete) -> Result<(), 
     let path = format!("/backups/{}", backup.id);
     let mut answer = client.api.delete(&path)?;
     if !wanted.no_wait {
-        let gone = progress::follow(&client.api, &path, client.show(), |answer| {
+        answer = progress::follow_to_its_end(&client.api, &path, client.show(), |answer| {
             let backup: Backup = view::read(http::member(answer, "backup")?)?;
             Ok(match backup.status.as_str() {
                 "DELETE_FAILED" => Settled::Failed(progress::fault_error(backup.fault.as_ref(), "it was not deleted")),
                 _ => Settled::Running(backup.task.map(|task| task.progress).unwrap_or_default()),
             })
-        });
-        match gone {
-            Err(err) if err.kind() == ErrorKind::NotFound => answer = Value::Null,
-            Err(err) => return Err(err),
-            Ok(_) => {}
-        }
+        })?;
     }
     client.print(&answer, || {
         let told = if wanted.no_wait { "is being deleted" } else { "is deleted" };

@@ -62,12 +62,7 @@ pub(super) fn delete(client: &Client, wanted: &cli::InstanceDelete) -> Result<()
     let path = format!("/instances/{}", instance.id);
     let mut answer = client.api.delete(&path)?;
     if !wanted.no_wait {
-        let gone = progress::follow(&client.api, &path, client.show(), |answer| judge(answer, &[]));
-        match gone {
-            Err(err) if err.kind() == ErrorKind::NotFound => answer = Value::Null,
-            Err(err) => return Err(err),
-            Ok(_) => {}
-        }
+        answer = progress::follow_to_its_end(&client.api, &path, client.show(), |answer| judge(answer, &[]))?;
     }
     client.print(&answer, || {
         let told = if wanted.no_wait { "is being deleted" } else { "is deleted. Its backups are kept" };

@@ -85,6 +85,19 @@ pub(crate) fn follow(
     }
 }
 
+/// As `follow`, for what is being deleted: `Null` once it is gone.
+pub(crate) fn follow_to_its_end(
+    api: &Api,
+    path: &str,
+    show: Show,
+    judge: impl FnMut(&Value) -> Result<Settled, Error>,
+) -> Result<Value, Error> {
+    match follow(api, path, show, judge) {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(Value::Null),
+        other => other,
+    }
+}
+
 /// Shows one progress after the other.
 struct Display {
     show: Show,

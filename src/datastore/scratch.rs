@@ -118,13 +118,7 @@ impl Scratch {
             .flag("innodb_read_only")
             .flag("transaction_read_only")
             .render("mariadbd");
-        let option_file = settings.run_dir.join("scratch.cnf");
-        durable::write(&option_file, options.as_bytes(), 0o644)?;
-        make_tmpdir(tools, settings)?;
-        let log = settings.run_dir.join("scratch.log");
-        let handle = Cmd::new(&tools.server)
-            .arg(format!("--defaults-file={}", option_file.display()))
-            .spawn_detached(&settings.run_dir.join("scratch.out"))?;
+        let (handle, log) = launch(tools, settings, &options)?;
         // Nobody may be able to log in, and yet it runs: an answered connection is enough.
         let deadline = Deadline::after(START_TIMEOUT);
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
@@ -368,14 +362,19 @@ fn mismatch(reached: &GtidPosition, planned: &GtidPosition) -> Error {
     .hint("The serving database is untouched. Please report this with the plan; an earlier target may work.")
 }
 
-fn spawn(tools: &Tools, settings: &ScratchSettings, options: &str, access: Access) -> Result<Scratch, Error> {
+/// Starts the program and returns it with the path of its log.
+fn launch(tools: &Tools, settings: &ScratchSettings, options: &str) -> Result<(ProcessHandle, PathBuf), Error> {
     let option_file = settings.run_dir.join("scratch.cnf");
     durable::write(&option_file, options.as_bytes(), 0o644)?;
     make_tmpdir(tools, settings)?;
-    let log = settings.run_dir.join("scratch.log");
     let handle = Cmd::new(&tools.server)
         .arg(format!("--defaults-file={}", option_file.display()))
         .spawn_detached(&settings.run_dir.join("scratch.out"))?;
+    Ok((handle, settings.run_dir.join("scratch.log")))
+}
+
+fn spawn(tools: &Tools, settings: &ScratchSettings, options: &str, access: Access) -> Result<Scratch, Error> {
+    let (handle, log) = launch(tools, settings, options)?;
     let deadline = Deadline::after(START_TIMEOUT);
     loop {
         match Sql::connect(&access) {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 
-use crate::clock::Deadline;
 use crate::domain::gtid::{BinlogState, GtidPosition};
 use crate::error::{Error, ErrorKind};
 
@@ -69,19 +68,6 @@ impl Sql {
         match mysql::Conn::new(options) {
             Ok(connection) => Ok(Sql { connection, socket: access.socket.clone() }),
             Err(err) => Err(connect_error(&access.socket, &access.user, err)),
-        }
-    }
-
-    /// Connects as soon as the server answers.
-    pub(crate) fn connect_by(access: &Access, deadline: Deadline) -> Result<Sql, Error> {
-        loop {
-            match Sql::connect(access) {
-                Ok(sql) => return Ok(sql),
-                Err(err) if err.kind() == ErrorKind::Unavailable && !deadline.has_passed() => {
-                    std::thread::sleep(Duration::from_millis(50).min(deadline.remaining()));
-                }
-                Err(err) => return Err(err),
-            }
         }
     }
 

@@ -18,8 +18,7 @@ use crate::error::{Error, ErrorKind};
 
 mod unpack;
 
-#[allow(unused_imports, reason = "the skeleton; removed once recovery stages backups")]
-pub(crate) use unpack::{Unpacked, unpack};
+pub(crate) use unpack::unpack;
 
 const MAGIC: &[u8; 8] = b"XBSTCK01";
 const FLAG_IGNORABLE: u8 = 1;

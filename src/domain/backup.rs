@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, InstanceId};
-use crate::domain::instance::Fault;
+use crate::domain::instance::{Fault, Instance};
 
 /// A backup, as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,29 @@ pub(crate) struct Backup {
     pub(crate) end: Option<BackupEnd>,
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
+}
+
+impl Backup {
+    /// A backup of `owner` that nobody has begun yet.
+    pub(crate) fn of(owner: &Instance, name: String, now: Timestamp) -> Backup {
+        Backup {
+            id: BackupId::random(),
+            instance: owner.id,
+            name,
+            description: String::new(),
+            status: BackupStatus::New,
+            fault: None,
+            datastore: owner.datastore.clone(),
+            server_version: String::new(),
+            raw_bytes: 0,
+            stored_bytes: 0,
+            location: None,
+            checksum: None,
+            end: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
 }
 
 /// The point a backup leads to: every transaction up to it is in the backup, none after.
@@ -67,6 +90,18 @@ impl BackupStatus {
         BackupStatus::Failed,
         BackupStatus::DeleteFailed,
     ];
+
+    /// Trove's name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            BackupStatus::New => "NEW",
+            BackupStatus::Building => "BUILDING",
+            BackupStatus::Saving => "SAVING",
+            BackupStatus::Completed => "COMPLETED",
+            BackupStatus::Failed => "FAILED",
+            BackupStatus::DeleteFailed => "DELETE_FAILED",
+        }
+    }
 
     pub(crate) fn is_running(self) -> bool {
         matches!(self, BackupStatus::New | BackupStatus::Building | BackupStatus::Saving)

@@ -85,10 +85,6 @@ impl GtidPosition {
         self.0.get(&domain).copied()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = Gtid> + '_ {
         self.0.values().copied()
     }

@@ -46,6 +46,7 @@ pub(crate) struct RecoveryTarget {
     pub(crate) skip: Vec<Gtid>,
 }
 
+#[cfg(test)]
 impl RecoveryTarget {
     pub(crate) fn new(point: Point) -> RecoveryTarget {
         RecoveryTarget { point, timeline: None, base: None, skip: Vec::new() }

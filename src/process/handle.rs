@@ -58,11 +58,6 @@ impl ProcessHandle {
         self.pid
     }
 
-    /// To be kept beside the number.
-    pub(crate) fn start_time(&self) -> u64 {
-        self.start_time
-    }
-
     pub(crate) fn is_alive(&self) -> bool {
         !self.wait(Duration::ZERO)
     }

@@ -5,7 +5,11 @@ use crate::clock::Stopwatch;
 use crate::testing::TempDir;
 
 fn shell(script: &str) -> Cmd {
-    Cmd::new("/bin/sh").args(["-c", script])
+    Cmd::new("/bin/sh").arg("-c").arg(script)
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -17,11 +21,10 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[test]
-fn stdout_is_returned_and_stdin_is_fed() {
-    let big = vec![b'x'; 1 << 20];
-    let output = Cmd::new("cat").stdin_bytes(big.clone()).run().unwrap();
-    assert_eq!(output.stdout, big);
-    assert_eq!(Cmd::new("cat").run().unwrap().stdout, b"", "stdin is null unless given");
+fn stdout_is_returned_and_stdin_is_null() {
+    let output = shell("head -c 1048576 /dev/zero").run().unwrap();
+    assert_eq!(output.stdout, vec![0; 1 << 20]);
+    assert_eq!(Cmd::new("cat").run().unwrap().stdout, b"");
 }
 
 #[test]
@@ -42,13 +45,11 @@ fn a_signal_is_told() {
 }
 
 #[test]
-fn a_missing_program_and_a_missing_directory_are_told_apart() {
+fn a_missing_program_is_named_with_the_remedy() {
     let program = Cmd::new("no-such-program-7f3a").run().unwrap_err();
     assert_eq!(program.kind(), ErrorKind::NotFound);
     assert!(program.to_string().contains("the program `no-such-program-7f3a` was not found"), "{program}");
     assert!(program.to_string().contains("[mariadb]"), "{program}");
-    let directory = Cmd::new("true").current_dir("/no/such/directory").run().unwrap_err();
-    assert!(directory.to_string().contains("the directory `/no/such/directory` to run `true` in"), "{directory}");
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn a_grandchild_that_holds_the_pipes_does_not_hold_the_caller() {
     let begun = Stopwatch::start();
     let output = shell("sleep 30 & echo $!").run().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    let pid = output.text().parse().unwrap();
+    let pid = text(&output).parse().unwrap();
     ProcessHandle::of_pid(pid).unwrap().unwrap().kill().unwrap();
 }
 
@@ -126,10 +127,10 @@ fn endless_output_is_stopped() {
 
 #[test]
 fn the_environment_is_bare() {
-    let output = Cmd::new("env").env("UMASK", "0640").run().unwrap().text();
+    let output = text(&Cmd::new("env").run().unwrap());
     for line in output.lines() {
         let name = line.split('=').next().unwrap_or_default();
-        assert!(["PATH", "HOME", "TZ", "LANG", "UMASK"].contains(&name), "{line}");
+        assert!(["PATH", "HOME", "TZ", "LANG"].contains(&name), "{line}");
     }
     assert!(output.contains("LANG=C"), "{output}");
 }
@@ -139,32 +140,20 @@ fn a_detached_server_survives_and_is_found_again() {
     let dir = TempDir::new();
     let log = dir.join("server.log");
     let handle = shell("echo up; exec sleep 1000").spawn_detached(&log).unwrap();
-    let (pid, start_time) = (handle.pid(), handle.start_time());
+    let pid = handle.pid();
+    let began = start_time(pid).unwrap();
     drop(handle);
     wait_until("the log has its line", || std::fs::read_to_string(&log).unwrap() == "up\n");
     let group = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = group.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
     assert_eq!(fields[2], pid.to_string(), "it leads a group of its own, so a Ctrl-C for coffer does not reach it");
 
-    let again = ProcessHandle::open(pid, start_time).unwrap().expect("found again");
+    let again = ProcessHandle::open(pid, began).unwrap().expect("found again");
     assert!(again.is_alive() && !again.wait(Duration::from_millis(20)));
     again.terminate().unwrap();
     assert!(again.wait(Duration::from_secs(5)));
     assert!(!again.is_alive());
-    assert!(ProcessHandle::open(pid, start_time).unwrap().is_none());
+    assert!(ProcessHandle::open(pid, began).unwrap().is_none());
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "no zombie stays");
     again.kill().unwrap();
-}
-
-#[test]
-fn a_starter_may_leave_a_server_behind() {
-    let dir = TempDir::new();
-    let log = dir.join("start.log");
-    shell("sleep 1000 & echo $!; echo fine >&2").run_starter(&log).unwrap();
-    let written = std::fs::read_to_string(&log).unwrap();
-    let server = ProcessHandle::of_pid(written.lines().next().unwrap().parse().unwrap()).unwrap().unwrap();
-    assert!(server.is_alive());
-    server.kill().unwrap();
-    let err = shell("echo no such unit >&2; exit 5").run_starter(&log).unwrap_err();
-    assert!(err.message().ends_with("exited with 5; stderr ends: no such unit"), "{err}");
 }

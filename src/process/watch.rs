@@ -1,4 +1,4 @@
-//! Keeps watch over one child until it has ended: drains what it writes, feeds what it reads, kills its group in time.
+//! Keeps watch over one child until it has ended: drains what it writes, kills its group in time.
 //!
 //! One loop over `poll`, no thread per pipe: a pipe that a grandchild holds open can then never block a join.
 
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdout, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -78,8 +78,6 @@ pub(super) struct Watch {
     stdout: Option<ChildStdout>,
     stdout_bytes_max: usize,
     stderr: Option<ChildStderr>,
-    input: Option<(ChildStdin, Vec<u8>)>,
-    written: usize,
     tail: Tail,
     deadline: Deadline,
     cancelled: Option<Arc<AtomicBool>>,
@@ -92,7 +90,6 @@ impl Watch {
         mut child: Child,
         stdout: Option<ChildStdout>,
         stdout_bytes_max: usize,
-        input: Option<(ChildStdin, Vec<u8>)>,
         tail: Tail,
     ) -> io::Result<Watch> {
         let stderr = child.stderr.take();
@@ -101,9 +98,6 @@ impl Watch {
             let pidfd = pidfd_open(group, PidfdFlags::empty())?;
             for fd in [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
                 rustix::fs::fcntl_setfl(fd, OFlags::NONBLOCK)?;
-            }
-            if let Some((stdin, _)) = &input {
-                rustix::fs::fcntl_setfl(stdin, OFlags::NONBLOCK)?;
             }
             Ok((group, pidfd))
         })();
@@ -121,8 +115,6 @@ impl Watch {
             stdout,
             stdout_bytes_max,
             stderr,
-            input,
-            written: 0,
             tail,
             deadline: Deadline::after(Duration::MAX),
             cancelled: None,
@@ -154,11 +146,9 @@ impl Watch {
                 }
             }
             let exited = self.wait_for_something(draining.is_some());
-            self.feed();
             self.drain(&mut stdout);
             if exited && draining.is_none() {
                 draining = Some(Deadline::after(DRAIN));
-                self.input = None;
             }
             if let Some(draining) = &draining
                 && (draining.has_passed() || (self.stdout.is_none() && self.stderr.is_none()))
@@ -188,7 +178,6 @@ impl Watch {
         let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
         fds.extend(self.stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         fds.extend(self.stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-        fds.extend(self.input.as_ref().map(|(pipe, _)| PollFd::new(pipe, PollFlags::OUT)));
         // An ended child's pidfd stays readable and would turn the drain into a spin.
         let watched = if draining { fds.get_mut(1..) } else { fds.get_mut(..) };
         let timeout = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
@@ -197,17 +186,6 @@ impl Watch {
             let _ = poll(watched, Some(&timeout));
         }
         draining || fds.first().is_some_and(|fd| !fd.revents().is_empty())
-    }
-
-    fn feed(&mut self) {
-        let Some((pipe, bytes)) = &mut self.input else { return };
-        let rest = bytes.get(self.written..).unwrap_or_default();
-        match pipe.write(rest) {
-            Ok(count) if count < rest.len() => self.written += count,
-            Err(err) if is_later(&err) => {}
-            // All is written, or the child does not want any more.
-            _ => self.input = None,
-        }
     }
 
     fn drain(&mut self, stdout: &mut Vec<u8>) {

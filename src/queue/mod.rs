@@ -8,7 +8,6 @@ mod workers;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-#[allow(unused_imports, reason = "named by callers that are not wired yet")]
 pub(crate) use workers::{Run, Workers};
 
 /// Wakes a worker. Clones ring the same bell.

@@ -44,7 +44,8 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    pub(crate) const ALL: [Event; 15] = [
+    #[cfg(test)]
+    const ALL: [Event; 15] = [
         Event::Staged,
         Event::Prepared,
         Event::Replayed,
@@ -142,11 +143,6 @@ pub(crate) fn next(state: RecoveryState, event: Event) -> Result<RecoveryState, 
     arrow.map(|(_, to)| *to).ok_or(IllegalEvent { state, event })
 }
 
-/// Whether the event can happen in this state.
-pub(crate) fn allows(state: RecoveryState, event: Event) -> bool {
-    next(state, event).is_ok()
-}
-
 /// An event that its state does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IllegalEvent {
@@ -193,6 +189,10 @@ mod tests {
 
     fn walk(events: &[Event]) -> Result<RecoveryState, IllegalEvent> {
         events.iter().try_fold(RecoveryState::Planned, |state, event| next(state, *event))
+    }
+
+    fn allows(state: RecoveryState, event: Event) -> bool {
+        next(state, event).is_ok()
     }
 
     const TO_RETAINED: [Event; 7] = [

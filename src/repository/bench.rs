@@ -4,19 +4,19 @@ use std::fs;
 use std::sync::Arc;
 
 use super::Repository;
-use crate::scratch::Scratch;
 use crate::storage::ObjectStore;
 use crate::storage::faulty::{Fault, FaultyStore};
 use crate::storage::local::LocalStore;
+use crate::testing::TempDir;
 
 pub(crate) struct Bench {
-    pub(crate) scratch: Scratch,
+    pub(crate) scratch: TempDir,
     pub(crate) repository: Repository,
 }
 
 impl Bench {
     pub(crate) fn new() -> Bench {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         let url = format!("file://{}", scratch.join("repository").display());
         let repository = Repository::open(&url).unwrap().with_scratch_dir(&scratch);
         Bench { scratch, repository }

@@ -118,39 +118,6 @@ impl Repository {
         Ok((head, reader))
     }
 
-    /// The chunk's head and all its raw bytes, checked. More than `bytes_max` of them are refused.
-    pub(crate) fn read_chunk_verified(
-        &self,
-        key: &str,
-        sha256: &str,
-        bytes_max: u64,
-    ) -> Result<(ChunkHead, Vec<u8>), Error> {
-        let (head, mut reader) = self.read_chunk(key, sha256)?;
-        let bytes = head.facts.end - head.facts.begin;
-        if bytes > bytes_max {
-            let what = format!("the chunk `{}` has {bytes} bytes, more than {bytes_max}", self.location(key));
-            return Err(Error::new(ErrorKind::InvalidInput, what));
-        }
-        let mut raw = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
-        reader
-            .read_to_end(&mut raw)
-            .map_err(|err| error_of(err, &format!("unable to read `{}`", self.location(key))))?;
-        Ok((head, raw))
-    }
-
-    /// All chunks of a timeline in the order of its history, from their heads alone.
-    ///
-    /// A chunk that cannot be read is an item of its own; the iteration goes on behind it. It ends when listing fails.
-    pub(crate) fn chunk_heads(&self, instance: InstanceId, timeline: TimelineId) -> ChunkHeads<'_> {
-        ChunkHeads {
-            repository: self,
-            prefix: layout::binlog_prefix(instance, timeline),
-            page: Vec::new().into_iter(),
-            after: None,
-            ended: false,
-        }
-    }
-
     fn open_head(&self, key: &str, buffer_bytes: usize) -> Result<(ChunkHead, StoredReader), Error> {
         let mut object = BufReader::with_capacity(buffer_bytes, self.store.get(key)?);
         let head = read_head(&mut object, &self.location(key))?;
@@ -203,6 +170,45 @@ impl Repository {
         }
         let Some(stored_bytes) = self.store.size(key)? else { return Err(conflict) };
         Ok(Chunk { facts: head.facts, key: key.to_owned(), stored_bytes })
+    }
+}
+
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "for rebuilding the catalog from the repository alone, and for verification")
+)]
+impl Repository {
+    /// The chunk's head and all its raw bytes, checked. More than `bytes_max` of them are refused.
+    pub(crate) fn read_chunk_verified(
+        &self,
+        key: &str,
+        sha256: &str,
+        bytes_max: u64,
+    ) -> Result<(ChunkHead, Vec<u8>), Error> {
+        let (head, mut reader) = self.read_chunk(key, sha256)?;
+        let bytes = head.facts.end - head.facts.begin;
+        if bytes > bytes_max {
+            let what = format!("the chunk `{}` has {bytes} bytes, more than {bytes_max}", self.location(key));
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
+        let mut raw = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+        reader
+            .read_to_end(&mut raw)
+            .map_err(|err| error_of(err, &format!("unable to read `{}`", self.location(key))))?;
+        Ok((head, raw))
+    }
+
+    /// All chunks of a timeline in the order of its history, from their heads alone.
+    ///
+    /// A chunk that cannot be read is an item of its own; the iteration goes on behind it. It ends when listing fails.
+    pub(crate) fn chunk_heads(&self, instance: InstanceId, timeline: TimelineId) -> ChunkHeads<'_> {
+        ChunkHeads {
+            repository: self,
+            prefix: layout::binlog_prefix(instance, timeline),
+            page: Vec::new().into_iter(),
+            after: None,
+            ended: false,
+        }
     }
 }
 

@@ -41,7 +41,10 @@ impl Repository {
         }
         Ok(())
     }
+}
 
+#[cfg_attr(not(test), expect(dead_code, reason = "for rebuilding the catalog from the repository alone"))]
+impl Repository {
     /// The instance's timelines by number. One that cannot be read fails the call: a history with a hole is none.
     pub(crate) fn timelines(&self, instance: InstanceId) -> Result<Vec<Timeline>, Error> {
         let prefix = layout::timelines_prefix(instance);

@@ -65,6 +65,7 @@ pub(crate) struct Part {
 
 impl Manifest {
     /// Bytes in the repository, all parts together.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for rebuilding the catalog from the repository alone"))]
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.stored_bytes).sum()
     }
@@ -125,44 +126,6 @@ impl Repository {
     /// The manifest of a backup; `NotFound` when there is no such backup.
     pub(crate) fn read_manifest(&self, instance: InstanceId, backup: BackupId) -> Result<Manifest, Error> {
         self.parse_manifest(instance, backup, self.fetch_manifest(instance, backup)?)
-    }
-
-    /// The manifest of a backup, which must have the SHA-256 that was noted when it was made.
-    pub(crate) fn read_manifest_verified(
-        &self,
-        instance: InstanceId,
-        backup: BackupId,
-        sha256: &str,
-    ) -> Result<Manifest, Error> {
-        let text = self.fetch_manifest(instance, backup)?;
-        if sha256_hex(&text) != sha256 {
-            let key = layout::manifest(instance, backup);
-            return Err(self.corrupt(&key, "it is not the manifest that was written for this backup"));
-        }
-        self.parse_manifest(instance, backup, text)
-    }
-
-    /// The ids of the instance's backups: of all that have a manifest, readable or not.
-    pub(crate) fn backup_ids(&self, instance: InstanceId) -> Result<Vec<BackupId>, Error> {
-        let mut ids = Vec::new();
-        for folder in self.folders(&layout::backups_prefix(instance))? {
-            let Ok(backup) = folder.parse() else { continue };
-            if self.store.size(&layout::manifest(instance, backup))?.is_some() {
-                ids.push(backup);
-            }
-        }
-        Ok(ids)
-    }
-
-    /// All manifests of the instance, oldest first. Fails when one cannot be read; see `backup_ids` to go on without it.
-    pub(crate) fn backups(&self, instance: InstanceId) -> Result<Vec<Manifest>, Error> {
-        let mut manifests = self
-            .backup_ids(instance)?
-            .into_iter()
-            .map(|backup| self.read_manifest(instance, backup))
-            .collect::<Result<Vec<Manifest>, Error>>()?;
-        manifests.sort_by_key(|manifest| manifest.created_at);
-        Ok(manifests)
     }
 
     /// Deletes a backup, or what an unfinished one has left: the manifest first, so that at no moment there is a backup
@@ -232,6 +195,47 @@ impl Repository {
                 None => return Ok(false),
             }
         }
+    }
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "for rebuilding the catalog from the repository alone"))]
+impl Repository {
+    /// The manifest of a backup, which must have the SHA-256 that was noted when it was made.
+    pub(crate) fn read_manifest_verified(
+        &self,
+        instance: InstanceId,
+        backup: BackupId,
+        sha256: &str,
+    ) -> Result<Manifest, Error> {
+        let text = self.fetch_manifest(instance, backup)?;
+        if sha256_hex(&text) != sha256 {
+            let key = layout::manifest(instance, backup);
+            return Err(self.corrupt(&key, "it is not the manifest that was written for this backup"));
+        }
+        self.parse_manifest(instance, backup, text)
+    }
+
+    /// The ids of the instance's backups: of all that have a manifest, readable or not.
+    pub(crate) fn backup_ids(&self, instance: InstanceId) -> Result<Vec<BackupId>, Error> {
+        let mut ids = Vec::new();
+        for folder in self.folders(&layout::backups_prefix(instance))? {
+            let Ok(backup) = folder.parse() else { continue };
+            if self.store.size(&layout::manifest(instance, backup))?.is_some() {
+                ids.push(backup);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// All manifests of the instance, oldest first. Fails when one cannot be read; see `backup_ids` to go on without it.
+    pub(crate) fn backups(&self, instance: InstanceId) -> Result<Vec<Manifest>, Error> {
+        let mut manifests = self
+            .backup_ids(instance)?
+            .into_iter()
+            .map(|backup| self.read_manifest(instance, backup))
+            .collect::<Result<Vec<Manifest>, Error>>()?;
+        manifests.sort_by_key(|manifest| manifest.created_at);
+        Ok(manifests)
     }
 }
 

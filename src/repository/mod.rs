@@ -213,7 +213,8 @@ fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|err| Error::new(ErrorKind::Internal, "unable to write JSON").with_source(err))
 }
 
-fn sha256_hex(bytes: &[u8]) -> String {
+/// The digest of `bytes` in lower-case hex.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
@@ -241,7 +242,7 @@ pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scratch::Scratch;
+    use crate::testing::TempDir;
 
     fn url(dir: &Path) -> String {
         format!("file://{}", dir.display())
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn an_absent_or_empty_folder_becomes_a_repository_and_stays_the_same_one() {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         for dir in [scratch.join("absent/deeper"), scratch.join("empty")] {
             std::fs::create_dir_all(scratch.join("empty/lost+found")).unwrap();
             assert!(Repository::open_existing(&url(&dir)).is_err());
@@ -262,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_foreign_folder_is_refused_and_left_alone() {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         crate::durable::write(&scratch.join("holiday photo.jpg"), b"x", 0o600).unwrap();
         let err = Repository::open(&url(&scratch)).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Refused);
@@ -272,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_refused_by_its_number_whatever_else_it_says() {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         let marker = scratch.join(MARKER);
         crate::durable::write(&marker, br#"{"format":7,"id":12,"and":"more"}"#, 0o600).unwrap();
         let err = Repository::open(&url(&scratch)).unwrap_err();

@@ -13,7 +13,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Manifest, Part};
-use super::writer::Transferred;
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::error_of;
@@ -34,7 +33,6 @@ pub(crate) struct BackupReader {
     hash: Sha256,
     sha256: String,
     location: String,
-    transferred: Arc<Transferred>,
     stopped: Arc<AtomicBool>,
     outcome: Outcome,
 }
@@ -52,7 +50,6 @@ struct Fetcher {
     first: usize,
     cancelled: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
-    transferred: Arc<Transferred>,
     departures: Sender<Result<Vec<u8>, Error>>,
 }
 
@@ -74,7 +71,6 @@ impl BackupReader {
             hash: Sha256::new(),
             sha256: manifest.sha256.clone(),
             location: repository.location(&layout::manifest(manifest.instance, manifest.backup)),
-            transferred: Arc::new(Transferred::default()),
             stopped: Arc::new(AtomicBool::new(false)),
             outcome: Outcome::Reading,
         };
@@ -86,7 +82,6 @@ impl BackupReader {
                 first,
                 cancelled: Arc::clone(&cancelled),
                 stopped: Arc::clone(&reader.stopped),
-                transferred: Arc::clone(&reader.transferred),
                 departures,
             };
             let thread = thread::Builder::new().name(format!("fetch-{first}")).spawn(move || fetcher.run());
@@ -97,11 +92,6 @@ impl BackupReader {
             reader.arrivals.push(arrivals);
         }
         Ok(reader)
-    }
-
-    /// Counters that grow while the stream passes: `stored` as it is fetched, `raw` as it is read.
-    pub(crate) fn progress(&self) -> Arc<Transferred> {
-        Arc::clone(&self.transferred)
     }
 
     /// Takes the next part; false at the proven end.
@@ -140,7 +130,6 @@ impl Read for BackupReader {
             let read = self.part.get(self.part_read..).unwrap_or_default().read(buf)?;
             if read > 0 {
                 self.part_read += read;
-                self.transferred.raw.fetch_add(read as u64, Ordering::Relaxed);
                 return Ok(read);
             }
             match self.advance() {
@@ -176,9 +165,6 @@ impl Fetcher {
             } else {
                 fetch_part(&self.repository, part)
             };
-            if fetched.is_ok() {
-                self.transferred.stored.fetch_add(part.stored_bytes, Ordering::Relaxed);
-            }
             let failed = fetched.is_err();
             if self.departures.send(fetched).is_err() || failed {
                 return;
@@ -216,6 +202,7 @@ fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
     Ok(raw)
 }
 
+#[cfg_attr(not(test), expect(dead_code, reason = "for verification: proves a whole backup before it is needed"))]
 impl Repository {
     /// Reads the whole backup and proves every digest. Returns the manifest that was proven.
     pub(crate) fn verify_backup(

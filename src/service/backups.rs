@@ -1,7 +1,7 @@
 //! Backups: cast, list, delete.
 
 use crate::clock;
-use crate::domain::backup::{Backup, BackupStatus};
+use crate::domain::backup::Backup;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::instance::InstanceStatus;
 use crate::domain::task::{Task, TaskKind};
@@ -39,23 +39,10 @@ impl Service {
         let view = self.store.write(|tx| {
             let instance = tx.instance(new.instance)?;
             refuse_busy(tx, &instance, &[InstanceStatus::Active])?;
-            let now = clock::now();
             let backup = Backup {
-                id: BackupId::random(),
-                instance: instance.id,
-                name: new.name.clone(),
                 description: new.description.clone(),
-                status: BackupStatus::New,
-                fault: None,
-                datastore: instance.datastore.clone(),
                 server_version: instance.version.clone(),
-                raw_bytes: 0,
-                stored_bytes: 0,
-                location: None,
-                checksum: None,
-                end: None,
-                created_at: now,
-                updated_at: now,
+                ..Backup::of(&instance, new.name.clone(), clock::now())
             };
             tx.insert_backup(&backup)?;
             tx.set_instance_status(instance.id, InstanceStatus::Backup, None)?;
@@ -146,6 +133,7 @@ fn view(db: &Db<'_>, backup: Backup) -> Result<BackupView, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::backup::BackupStatus;
     use crate::service::bench::Bench;
 
     fn new(instance: InstanceId) -> NewBackup {

@@ -26,7 +26,7 @@ pub(crate) use crate::service::backups::{BackupPage, BackupView, NewBackup};
 pub(crate) use crate::service::figures::InstanceFigures;
 pub(crate) use crate::service::history::TimelineView;
 pub(crate) use crate::service::instances::{Adoption, Hole, InstanceView, NewInstance, Recoverable, time};
-pub(crate) use crate::service::recoveries::{NewRecovery, RecoveryView, backup_status_name};
+pub(crate) use crate::service::recoveries::{NewRecovery, RecoveryView};
 
 /// What the use cases need to know of the configuration.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl Service {
 
     /// Whether `secret` is one of the tokens. Only digests are kept, and they are compared in constant time.
     pub(crate) fn knows_token(&self, secret: &str) -> Result<bool, Error> {
-        let digest = format!("{:x}", Sha256::digest(secret.as_bytes()));
+        let digest = hex_of(secret);
         let tokens = self.store.read(|db| db.tokens())?;
         Ok(tokens.iter().fold(false, |known, token| known | is_equal(token.sha256.as_bytes(), digest.as_bytes())))
     }
@@ -164,7 +164,7 @@ fn check_name(name: &str) -> Result<(), Error> {
         .hint("A name has 1 to 255 characters, at least one letter or digit, and no control characters."))
 }
 
-#[cfg(test)]
+/// The digest by which a token is known.
 pub(crate) fn hex_of(secret: &str) -> String {
     format!("{:x}", Sha256::digest(secret.as_bytes()))
 }

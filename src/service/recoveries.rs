@@ -78,9 +78,12 @@ impl Service {
         Ok(view)
     }
 
-    /// Lets a paused recovery go on to the switch.
+    /// Lets a paused recovery go on to the switch, and one that a fault stopped behind it go on where it stands.
     pub(crate) fn promote_recovery(&self, instance: InstanceId, id: RecoveryId) -> Result<RecoveryView, Error> {
         self.change_recovery(instance, id, |tx, recovery| {
+            if is_stuck(tx, recovery)? {
+                return carry_on(tx, recovery);
+            }
             if !recovery.paused {
                 return Err(forbidden(recovery, "does not wait for a promotion").hint(match recovery.state {
                     RecoveryState::Planned | RecoveryState::Staged | RecoveryState::Prepared if recovery.pause => {
@@ -189,6 +192,15 @@ fn recovery_of(db: &Db<'_>, instance: InstanceId, id: RecoveryId) -> Result<Reco
     Ok(recovery)
 }
 
+/// Whether the recovery is past its fence and no task works on it: its last one has failed.
+fn is_stuck(db: &Db<'_>, recovery: &Recovery) -> Result<bool, Error> {
+    let is_past_the_fence =
+        matches!(recovery.state, RecoveryState::Fenced | RecoveryState::Switched | RecoveryState::Promoted);
+    let kind = TaskKind::Recover { recovery: recovery.id };
+    let has_task = db.unfinished_tasks(recovery.instance)?.iter().any(|task| task.kind == kind);
+    Ok(is_past_the_fence && !has_task)
+}
+
 /// Sees to it that a task looks at the recovery again. One that runs may be about to end, past its last look, so only
 /// one that still waits is enough; a task that finds its recovery settled has nothing to do.
 fn carry_on(tx: &Tx<'_>, recovery: &Recovery) -> Result<(), Error> {
@@ -289,10 +301,8 @@ fn check_backup(db: &Db<'_>, instance: &Instance, id: BackupId) -> Result<(), Er
             .hint("A recovery in place takes a backup of the same instance."));
     }
     if backup.status != BackupStatus::Completed {
-        let message = format!(
-            "unable to recover because backup {id} is not completed; its status is {}",
-            backup_status_name(backup.status)
-        );
+        let message =
+            format!("unable to recover because backup {id} is not completed; its status is {}", backup.status.name());
         return Err(Error::new(ErrorKind::Conflict, message).hint(
             "Wait until it is COMPLETED, or leave `backup` out to take the newest one that leads to the target.",
         ));
@@ -302,18 +312,6 @@ fn check_backup(db: &Db<'_>, instance: &Instance, id: BackupId) -> Result<(), Er
             .hint("Choose another one, or leave `backup` out."));
     }
     Ok(())
-}
-
-/// Trove's name of a backup's status.
-pub(crate) fn backup_status_name(status: BackupStatus) -> &'static str {
-    match status {
-        BackupStatus::New => "NEW",
-        BackupStatus::Building => "BUILDING",
-        BackupStatus::Saving => "SAVING",
-        BackupStatus::Completed => "COMPLETED",
-        BackupStatus::Failed => "FAILED",
-        BackupStatus::DeleteFailed => "DELETE_FAILED",
-    }
 }
 
 fn view(db: &Db<'_>, recovery: Recovery) -> Result<RecoveryView, Error> {
@@ -435,7 +433,10 @@ mod tests {
                     }
                 }
             };
-            assert_eq!(allowed(&|s, i, r| s.promote_recovery(i, r)), state == RecoveryState::Replayed, "{state:?}");
+            // Behind the fence without a task: the last one has failed, and this tries again.
+            let is_stuck = matches!(state, RecoveryState::Fenced | RecoveryState::Switched | RecoveryState::Promoted);
+            let may_go_on = is_stuck || state == RecoveryState::Replayed;
+            assert_eq!(allowed(&|s, i, r| s.promote_recovery(i, r)), may_go_on, "{state:?}");
             assert_eq!(allowed(&|s, i, r| s.abort_recovery(i, r)), before_the_fence, "{state:?}");
             assert_eq!(allowed(&|s, i, r| s.undo_recovery(i, r)), is_kept, "{state:?}");
             assert_eq!(allowed(&|s, i, r| s.release_recovery(i, r)), is_kept, "{state:?}");

@@ -445,18 +445,18 @@ fn vanished(root: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scratch::Scratch;
     use crate::storage::suite;
+    use crate::testing::TempDir;
 
     #[test]
     fn a_folder_keeps_the_contract() {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         suite::check_contract(&LocalStore::create(&scratch.join("a/b")).unwrap());
     }
 
     #[test]
     fn a_vanished_folder_is_unavailable_and_is_not_made_again() {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         let root = scratch.join("repository");
         let store = LocalStore::create(&root).unwrap();
         store.put("a/b", Body::Bytes(b"1")).unwrap();
@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn links_and_leftovers_are_no_objects() {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         let store = LocalStore::create(&scratch).unwrap();
         store.put("a/b", Body::Bytes(b"1")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", scratch.join("a/link")).unwrap();
@@ -507,7 +507,7 @@ mod tests {
 
     #[test]
     fn puts_and_deletes_in_one_directory_do_not_disturb_each_other() {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         let store = LocalStore::create(&scratch).unwrap();
         std::thread::scope(|scope| {
             for thread in 0..3 {

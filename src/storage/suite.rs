@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::{Body, ObjectStore};
 use crate::error::ErrorKind;
-use crate::scratch::Scratch;
+use crate::testing::TempDir;
 
 /// Checks the contract of `ObjectStore` on an empty store.
 pub(crate) fn check_contract(store: &dyn ObjectStore) {
@@ -44,7 +44,7 @@ fn a_put_is_whole_and_final(store: &dyn ObjectStore) {
 }
 
 fn a_file_is_put_like_bytes(store: &dyn ObjectStore) {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let path = scratch.join("body");
     crate::durable::write(&path, b"from a file", 0o600).unwrap();
     store.put("file/key", Body::File(&path)).unwrap();

@@ -16,8 +16,6 @@ const BEFORE: &str = "SELECT * FROM chunks WHERE timeline = ?1 AND (ordinal, end
     ORDER BY ordinal DESC, end_position DESC LIMIT ?4";
 const LAST: &str = "SELECT * FROM chunks WHERE timeline = ?1 ORDER BY ordinal DESC, end_position DESC LIMIT 1";
 const GAPS: &str = "SELECT * FROM chunks WHERE instance = ?1 AND has_gap = 1 ORDER BY sequence";
-const BETWEEN: &str = "SELECT * FROM chunks WHERE timeline = ?1 AND last_commit >= ?2
-    ORDER BY last_commit, ordinal, end_position";
 const HOLDING: &str = "SELECT chunk FROM chunk_ranges WHERE instance = ?1 AND domain = ?2 AND server_id = ?3
     AND width = ?4 AND first BETWEEN ?5 AND ?6 AND last >= ?6";
 const BY_SEQUENCE: &str = "SELECT * FROM chunks WHERE sequence = ?1";
@@ -117,30 +115,6 @@ impl Db<'_> {
         }
         // Numbers past 2^63 look alike in the index.
         chunks.retain(|chunk| chunk.facts.ranges.iter().any(|range| holds(range, gtid)));
-        Ok(chunks)
-    }
-
-    /// The chunks of a timeline with a transaction committed from `since` to `until`, both included, in order, at most
-    /// `limit`. Commit times only grow along a timeline, so these are neighbours.
-    pub(crate) fn chunks_between(
-        &self,
-        timeline: TimelineId,
-        since: Option<i64>,
-        until: Option<i64>,
-        limit: usize,
-    ) -> Result<Vec<Chunk>, Error> {
-        let mut statement = self.connection.prepare_cached(BETWEEN).map_err(sql::error)?;
-        let mut rows = statement.query(params![timeline.to_string(), since.unwrap_or(i64::MIN)]).map_err(sql::error)?;
-        let mut chunks = Vec::new();
-        while let Some(row) = rows.next().map_err(sql::error)? {
-            let is_later = until.is_some_and(|until| {
-                sql::column::<Option<i64>>(row, "first_commit").is_ok_and(|first| first.is_some_and(|at| at > until))
-            });
-            if is_later || chunks.len() >= limit {
-                break;
-            }
-            chunks.push(read(row)?);
-        }
         Ok(chunks)
     }
 }

@@ -22,11 +22,6 @@ impl Db<'_> {
         self.first("SELECT value FROM meta WHERE key = ?1", [key], |row| sql::column(row, "value"))
     }
 
-    /// Whether there is a token with this digest.
-    pub(crate) fn token_exists(&self, sha256: &str) -> Result<bool, Error> {
-        Ok(self.first("SELECT 1 FROM tokens WHERE sha256 = ?1", [sha256], |_| Ok(()))?.is_some())
-    }
-
     /// All tokens, the oldest first. There are a handful, so that a caller can compare each in constant time.
     pub(crate) fn tokens(&self) -> Result<Vec<Token>, Error> {
         self.list("SELECT * FROM tokens ORDER BY created_at, sha256", [], |row| {

@@ -26,8 +26,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-#[allow(unused_imports, reason = "named by callers that are not wired yet")]
-pub(crate) use {chunks::ChunkTotals, meta::Token};
+pub(crate) use chunks::ChunkTotals;
 
 use crate::error::{Error, ErrorKind, io_error};
 

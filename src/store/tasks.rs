@@ -14,7 +14,6 @@ const KEPT_PER_INSTANCE: i64 = 200;
 pub(super) const NEXT: &str = "SELECT * FROM tasks AS task WHERE state = 'QUEUED'
     AND NOT EXISTS (SELECT 1 FROM tasks AS other WHERE other.state = 'RUNNING' AND other.instance = task.instance)
     ORDER BY sequence LIMIT 1";
-const OF_INSTANCE: &str = "SELECT * FROM tasks WHERE instance = ?1 ORDER BY sequence DESC LIMIT ?2";
 
 impl Db<'_> {
     pub(crate) fn task(&self, id: TaskId) -> Result<Task, Error> {
@@ -23,14 +22,10 @@ impl Db<'_> {
     }
 
     /// The tasks of an instance, the newest first, at most `limit`.
+    #[cfg(test)]
     pub(crate) fn tasks(&self, instance: InstanceId, limit: usize) -> Result<Vec<Task>, Error> {
-        self.list(OF_INSTANCE, params![instance.to_string(), sql::limit(limit)], read)
-    }
-
-    /// The task of the instance that runs now; there is never more than one.
-    pub(crate) fn running_task(&self, instance: InstanceId) -> Result<Option<Task>, Error> {
-        let query = "SELECT * FROM tasks WHERE instance = ?1 AND state = 'RUNNING'";
-        self.first(query, [instance.to_string()], read)
+        let query = "SELECT * FROM tasks WHERE instance = ?1 ORDER BY sequence DESC LIMIT ?2";
+        self.list(query, params![instance.to_string(), sql::limit(limit)], read)
     }
 
     /// The tasks of an instance that wait or run, the oldest first.

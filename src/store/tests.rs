@@ -299,7 +299,6 @@ fn tasks_are_claimed_in_order_and_one_per_instance() {
     assert_eq!(claim().unwrap().id, third.id, "the second waits for the first, the third does not");
     assert!(claim().is_none());
     assert!(!store.read(|db| db.has_claimable_task()).unwrap());
-    assert_eq!(store.read(|db| db.running_task(shop)).unwrap().unwrap().id, first.id);
 
     let progress = Progress { step: "copying".to_owned(), done: 7, total: 9, unit: ProgressUnit::Transactions };
     store.write(|tx| tx.set_progress(first.id, &progress)).unwrap();
@@ -475,9 +474,11 @@ fn shipping_tokens_and_meta_are_kept() {
 
     let digest = "0a".repeat(32);
     store.write(|tx| tx.insert_token(&digest, "first")).unwrap();
-    assert!(store.read(|db| db.token_exists(&digest)).unwrap());
-    assert!(!store.read(|db| db.token_exists(&"0b".repeat(32))).unwrap());
-    assert_eq!(store.read(|db| db.tokens()).unwrap()[0].name, "first");
+    let tokens = store.read(|db| db.tokens()).unwrap();
+    assert_eq!(
+        tokens.iter().map(|token| (&token.sha256, token.name.as_str())).collect::<Vec<_>>(),
+        [(&digest, "first")]
+    );
     let err = store.write(|tx| tx.insert_token("a-plain-token", "no")).unwrap_err();
     assert!(!err.to_string().contains("a-plain-token"), "{err}");
 }

@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::agent::Context;
 use crate::clock;
@@ -19,7 +18,7 @@ use crate::domain::timeline::Timeline;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::recovery::state::{Event, next};
-use crate::repository::hex;
+use crate::repository::sha256_hex;
 
 /// The journal's own version; another one is refused, never guessed at.
 const FORMAT: u32 = 1;
@@ -119,7 +118,7 @@ impl Journal {
             Err(err) => return Err(io_error("unable to read", &path, err)),
         };
         let sealed: Sealed = serde_json::from_str(&text).map_err(|err| unreadable(&path, &err.to_string()))?;
-        if hex(&Sha256::digest(sealed.journal.as_bytes())) != sealed.sha256 {
+        if sha256_hex(sealed.journal.as_bytes()) != sealed.sha256 {
             return Err(unreadable(&path, "its digest does not match"));
         }
         let value: serde_json::Value =
@@ -138,7 +137,7 @@ impl Journal {
     /// Makes the journal durable as it is, without a change of state, and mirrors it.
     pub(crate) fn save(&self, context: &Context, server: &Server) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|err| internal(&err))?;
-        let sealed = Sealed { sha256: hex(&Sha256::digest(text.as_bytes())), journal: text };
+        let sealed = Sealed { sha256: sha256_hex(text.as_bytes()), journal: text };
         let bytes = serde_json::to_vec(&sealed).map_err(|err| internal(&err))?;
         durable::write(&Journal::path(server, self.id), &bytes, 0o600)?;
         self.mirror(context, None)

@@ -28,7 +28,7 @@ use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::Stopwatch;
 use crate::datastore::{mysqld, scratch};
 use crate::domain::id::{RecoveryId, TaskId};
-use crate::domain::instance::{Instance, InstanceStatus};
+use crate::domain::instance::{Fault, Instance, InstanceStatus};
 use crate::domain::recovery::{Recovery, RecoveryState, StepTime};
 use crate::domain::task::Task;
 use crate::error::{Error, ErrorKind, io_error};
@@ -121,13 +121,15 @@ pub(crate) fn do_recovery(
     })
 }
 
-/// A life of coffer that ended right behind the last journal entry may have left the guard in place.
+/// A life of coffer that ended right behind the last journal entry may have left the guard and the status in place.
 fn let_go(context: &Context, shipper: &Shipper, recovery: &Recovery) -> Result<(), Error> {
     let instance = context.store.read(|db| db.instance(recovery.instance))?;
     if guard_path(&instance.server).exists() {
         remove_guard(&instance.server)?;
         shipper.resume();
-        context.store.write(|tx| tx.set_instance_status(instance.id, InstanceStatus::Active, None))?;
+    }
+    if instance.status == InstanceStatus::Build {
+        show_status(context, &instance, None)?;
     }
     Ok(())
 }
@@ -195,7 +197,10 @@ fn abort_asked(context: &Context, id: RecoveryId) -> bool {
 fn carry_on(walk: &mut Walk<'_>, supervisor: &Supervisor) -> Result<(), Error> {
     let mut mine = None;
     loop {
-        walk.context.check_stopping()?;
+        // With the server down, going on is the quickest way to have it back.
+        if !matches!(walk.journal.state, RecoveryState::Fenced | RecoveryState::Switched) {
+            walk.context.check_stopping()?;
+        }
         if walk.journal.state != RecoveryState::Switched
             && walk.journal.state != RecoveryState::Promoted
             && abort_asked(walk.context, walk.journal.id)
@@ -299,7 +304,9 @@ fn settle(walk: &mut Walk<'_>, supervisor: &Supervisor, outcome: Result<(), Erro
         | RecoveryState::Aborted
         | RecoveryState::Failed
         | RecoveryState::Released => {
-            let fault = fault_of(&err);
+            let mut fault = fault_of(&err);
+            let again = format!("`coffer recovery promote {}` tries again from where it stands.", walk.journal.id);
+            fault.hint = format!("{} {again}", fault.hint).trim().to_owned();
             walk.journal.mirror(walk.context, Some(&fault))?;
             set_status(walk, Some(&err))?;
             Err(err)
@@ -314,17 +321,22 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
     scratch::discard_leftover(&walk.dir())?;
     walk.lock = None;
     let server = walk.instance.server.clone();
-    let was_fenced = guard_path(&server).exists();
-    if was_fenced {
+    let mut fault = fault_of(err);
+    if guard_path(&server).exists() {
         let was_running = walk.journal.fence.as_ref().is_none_or(|fence| fence.was_running);
-        if was_running && !mysqld::is_in_use(&server.data_dir)? {
-            mysqld::start(&walk.context.tools, &server)?;
+        let started = match mysqld::is_in_use(&server.data_dir) {
+            Ok(false) if was_running => mysqld::start(&walk.context.tools, &server),
+            Ok(_) => Ok(()),
+            Err(err) => Err(err),
+        };
+        if let Err(err) = started {
+            // Its data is as it was when it was stopped; whoever runs it tries again.
+            fault.message = format!("{}; and the server does not come up again: {}", fault.message, err.message());
         }
         remove_guard(&server)?;
     }
     walk.shipper.resume();
     walk.journal.outcome.inspect_socket = None;
-    let fault = fault_of(err);
     walk.enter(if aborted { Event::Aborted } else { Event::Failed })?;
     walk.journal.mirror(walk.context, (!aborted).then_some(&fault))?;
     for name in ["new", "pieces", "relay"] {
@@ -343,18 +355,21 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
     Err(Error::new(err.kind(), err.message()).hint(err.hint_text().unwrap_or("The serving database is untouched.")))
 }
 
-/// ACTIVE when the server answers, else ERROR with what is known.
 fn set_status(walk: &Walk<'_>, err: Option<&Error>) -> Result<(), Error> {
-    let answers = mysqld::answers(&walk.instance.server);
+    show_status(walk.context, &walk.instance, err)
+}
+
+/// ACTIVE when the server answers, else ERROR with what is known.
+fn show_status(context: &Context, instance: &Instance, err: Option<&Error>) -> Result<(), Error> {
     let fault = match err {
         Some(err) => Some(fault_of(err)),
-        None if !answers => Some(crate::domain::instance::Fault {
+        None if !mysqld::answers(&instance.server) => Some(Fault {
             message: "the server does not run".to_owned(),
-            hint: format!("Bring the data back with `coffer recover {} --latest`.", walk.instance.name),
+            hint: format!("Bring the data back with `coffer recover {} --latest`.", instance.name),
             at: crate::clock::now(),
         }),
         None => None,
     };
     let status = if fault.is_some() { InstanceStatus::Error } else { InstanceStatus::Active };
-    walk.context.store.write(|tx| tx.set_instance_status(walk.instance.id, status, fault.as_ref()))
+    context.store.write(|tx| tx.set_instance_status(instance.id, status, fault.as_ref()))
 }

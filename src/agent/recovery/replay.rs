@@ -226,7 +226,8 @@ fn write_relay_log(
         let (head, raw) = walk.context.repository.read_chunk(&chunk.key, &chunk.sha256)?;
         if relay.is_none() {
             let Some(out) = out.take() else { break };
-            relay = Some(RelayWriter::begin(out, &format_of(&head)?)?.carrying(std::mem::take(&mut logs.events)));
+            let begun = RelayWriter::begin(out, &format_of(&head)?)?;
+            relay = Some(begun.merging().carrying(std::mem::take(&mut logs.events)));
         }
         let Some(relay) = relay.as_mut() else { break };
         // It reads the chunk to its end, where the digest is checked, even if the piece stops earlier.

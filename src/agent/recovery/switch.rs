@@ -81,7 +81,14 @@ pub(super) fn hold_data(walk: &mut Walk<'_>) -> Result<(), Error> {
 /// Ships the end of the binlog and holds the shipper.
 pub(super) fn save_tail(walk: &Walk<'_>, was_running: bool) -> Result<Fence, Error> {
     walk.shipper.hold();
-    let drained = walk.shipper.drain(Deadline::after(TAIL_TIMEOUT))?;
+    let drained = match walk.shipper.drain(Deadline::after(TAIL_TIMEOUT)) {
+        // A dead server's files may be damaged too: what can be read of them has been shipped by then.
+        Err(err) if !was_running && err.kind() != ErrorKind::Unavailable && err.kind() != ErrorKind::NoSpace => {
+            logging::warn("recovery", format!("{}: the end of the binlog is not readable: {err}", walk.journal.id));
+            walk.shipper.shipped()?
+        }
+        drained => drained?,
+    };
     Ok(Fence {
         at: drained.to,
         position: drained.position,

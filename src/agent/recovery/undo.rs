@@ -7,11 +7,11 @@ use crate::agent::recovery::switch::{exchange, hold_data, inode, save_tail};
 use crate::agent::recovery::{Walk, let_go, set_status, with_walk};
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, place_guard, remove_guard};
-use crate::clock::{self, Deadline};
+use crate::clock::Deadline;
 use crate::datastore::mysqld;
 use crate::datastore::sql::Sql;
 use crate::domain::id::RecoveryId;
-use crate::domain::instance::InstanceStatus;
+use crate::domain::instance::{InstanceStatus, Server};
 use crate::domain::recovery::{RecoveryState, Tail};
 use crate::domain::task::Task;
 use crate::domain::timeline::{Branch, Origin};
@@ -229,6 +229,10 @@ pub(crate) fn do_release(context: &Context, id: RecoveryId) -> Result<(), Error>
         return Ok(());
     }
     let instance = context.store.read(|db| db.instance(recovery.instance))?;
+    if recovery.state == RecoveryState::Undone {
+        // What the undo put aside is in the repository, timeline and all.
+        return remove_data(&instance.server, id);
+    }
     let Some(mut journal) = Journal::load(&instance.server, id)? else {
         return Err(Error::new(ErrorKind::NotFound, format!("the journal of recovery {id} is gone"))
             .hint("Look into the instance's work directory before you remove anything by hand."));
@@ -237,11 +241,18 @@ pub(crate) fn do_release(context: &Context, id: RecoveryId) -> Result<(), Error>
     journal.outcome.old_data_kept = false;
     journal.outcome.undo_until = None;
     journal.enter(context, &instance.server, Event::Released)?;
-    let old_dir = Journal::dir(&instance.server, id).join("old");
-    logging::info("recovery", format!("{id}: removing `{}` at {}", old_dir.display(), clock::now()));
-    match std::fs::remove_dir_all(&old_dir) {
-        Ok(()) => Ok(()),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(err) => Err(io_error("unable to remove", &old_dir, err)),
+    remove_data(&instance.server, id)
+}
+
+/// Removes the data directory that a recovery or its undo put aside.
+fn remove_data(server: &Server, id: RecoveryId) -> Result<(), Error> {
+    for name in ["old", "new"] {
+        let dir = Journal::dir(server, id).join(name);
+        match std::fs::remove_dir_all(&dir) {
+            Ok(()) => logging::info("recovery", format!("{id}: removed `{}`", dir.display())),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+            Err(err) => return Err(io_error("unable to remove", &dir, err)),
+        }
     }
+    Ok(())
 }

@@ -18,8 +18,14 @@ pub(crate) fn binlog_files(base: &Path) -> Result<Vec<PathBuf>, Error> {
     let index = PathBuf::from(format!("{}.index", base.display()));
     match std::fs::metadata(&index) {
         Ok(metadata) if metadata.len() <= INDEX_BYTES_MAX => {
-            let text = std::fs::read_to_string(&index).map_err(|err| io_error("unable to read", &index, err))?;
-            Ok(text.lines().filter(|line| !line.is_empty()).map(|line| dir.join(file_name(line))).collect())
+            let bytes = std::fs::read(&index).map_err(|err| io_error("unable to read", &index, err))?;
+            let text = String::from_utf8_lossy(&bytes);
+            let names: Vec<&str> = text.lines().filter(|line| !line.is_empty()).map(file_name).collect();
+            // A damaged index is worth no more than none.
+            if names.iter().all(|name| number_of(name, &stem_of(base)).is_some()) {
+                return Ok(names.into_iter().map(|name| dir.join(name)).collect());
+            }
+            files_by_number(dir, base)
         }
         _ => files_by_number(dir, base),
     }
@@ -31,7 +37,7 @@ fn file_name(entry: &str) -> &str {
 }
 
 fn files_by_number(dir: &Path, base: &Path) -> Result<Vec<PathBuf>, Error> {
-    let stem = base.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = stem_of(base);
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -41,13 +47,24 @@ fn files_by_number(dir: &Path, base: &Path) -> Result<Vec<PathBuf>, Error> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let number = name.strip_prefix(&stem)?.strip_prefix('.')?;
-            let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| Some((number.parse().ok()?, entry.path())))?
+            Some((number_of(&name, &stem)?, entry.path()))
         })
         .collect();
     numbered.sort();
     Ok(numbered.into_iter().map(|(_, path)| path).collect())
+}
+
+fn stem_of(base: &Path) -> String {
+    base.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// 12 of `binlog.000012`; `None` for what is no binlog file of this stem.
+fn number_of(name: &str, stem: &str) -> Option<u64> {
+    let number = name.strip_prefix(stem)?.strip_prefix('.')?;
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    number.parse().ok()
 }
 
 /// The name of a binlog file without its directory.
@@ -71,6 +88,8 @@ mod tests {
         assert_eq!(names(&dir.join("binlog")), ["binlog.000009", "binlog.000010"]);
         crate::durable::write(&dir.join("binlog.index"), b"./binlog.000010\n", 0o600).unwrap();
         assert_eq!(names(&dir.join("binlog")), ["binlog.000010"]);
+        crate::durable::write(&dir.join("binlog.index"), &[0; 40], 0o600).unwrap();
+        assert_eq!(names(&dir.join("binlog")), ["binlog.000009", "binlog.000010"], "a damaged index");
         assert!(names(&dir.join("gone").join("binlog")).is_empty());
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -70,10 +70,7 @@ enum Step {
 pub(crate) struct Drained {
     pub(crate) to: Option<Coordinate>,
     pub(crate) position: GtidPosition,
-    pub(crate) state: BinlogState,
     pub(crate) clock: i64,
-    /// Whether there were binlog files to read.
-    pub(crate) files_readable: bool,
 }
 
 impl Shipper {
@@ -126,63 +123,51 @@ impl Shipper {
     /// Ships everything that can be read now, and says where that leads.
     pub(crate) fn drain(&self, deadline: Deadline) -> Result<Drained, Error> {
         let mut inner = self.lock();
-        let files_readable = loop {
+        loop {
             match self.step(&mut inner)? {
                 Step::Moved if deadline.has_passed() => {
                     return Err(Error::new(ErrorKind::Unavailable, "the binlog is not shipped completely yet")
                         .hint("Shipping goes on; try again in a moment."));
                 }
                 Step::Moved => {}
-                Step::CaughtUp => break true,
-                Step::NoFiles => break false,
+                Step::CaughtUp | Step::NoFiles => break,
             }
-        };
+        }
         let state = if inner.held { ShippingState::Held } else { ShippingState::Shipping };
         inner.status_written = None;
         self.report(&mut inner, state, "");
-        self.drained(&inner, files_readable)
+        self.drained(&inner)
     }
 
-    fn drained(&self, inner: &Inner, files_readable: bool) -> Result<Drained, Error> {
+    fn drained(&self, inner: &Inner) -> Result<Drained, Error> {
         if let Some(tail) = &inner.tail {
             let to = (tail.position > 0).then(|| coordinate(tail));
             // A file that was just opened and holds nothing yet: the last chunk says where we are.
             if to.is_some() {
-                return Ok(Drained {
-                    to,
-                    position: tail.reached.clone(),
-                    state: tail.state.clone(),
-                    clock: tail.clock,
-                    files_readable,
-                });
+                return Ok(Drained { to, position: tail.reached.clone(), clock: tail.clock });
             }
         }
         let Some(timeline) = self.context.store.read(|db| db.current_timeline(self.instance))? else {
-            return Ok(Drained {
-                to: None,
-                position: GtidPosition::default(),
-                state: BinlogState::default(),
-                clock: 0,
-                files_readable,
-            });
+            return Ok(Drained { to: None, position: GtidPosition::default(), clock: 0 });
         };
         let last = self.context.store.read(|db| db.last_chunk(timeline.id))?;
         Ok(match last {
             Some(chunk) => Drained {
                 to: Some(chunk.facts.ends_at()),
                 position: chunk.facts.position_after.clone(),
-                state: chunk.facts.state_after.clone(),
                 clock: chunk.facts.clock_after(),
-                files_readable,
             },
             None => Drained {
                 to: timeline.branch.as_ref().map(|branch| branch.at.clone()),
                 position: timeline.branch.as_ref().map(|branch| branch.position.clone()).unwrap_or_default(),
-                state: timeline.state_at_begin.clone(),
                 clock: timeline.branch.as_ref().map_or(0, |branch| branch.clock),
-                files_readable,
             },
         })
+    }
+
+    /// Where the shipped history ends, without another look at the server's files.
+    pub(crate) fn shipped(&self) -> Result<Drained, Error> {
+        self.drained(&self.lock(), false)
     }
 
     /// Ships nothing by itself until `resume`; whoever holds it may still `drain`.

@@ -184,7 +184,6 @@ impl Tail {
                 position: self.position,
                 format: format.clone(),
                 clock: self.clock,
-                position_after: self.reached.clone(),
                 state: self.state.clone(),
             }),
         };

@@ -29,7 +29,6 @@ const STOP_SECONDS_MAX: u64 = 30;
 pub(super) struct Appliance {
     pub(super) api: Api,
     pub(super) state_dir: PathBuf,
-    pub(super) config: PathBuf,
     process: ProcessHandle,
 }
 
@@ -48,7 +47,7 @@ impl Appliance {
             .map_err(|err| Error::new(ErrorKind::Internal, "unable to find this program itself").with_source(err))?;
         let process = Cmd::new(program).arg("serve").arg("--config").arg(&config).spawn_detached(&log)?;
         let api = wait_until_serving(state_dir, &process, &log)?;
-        Ok(Appliance { api, state_dir: state_dir.to_owned(), config, process })
+        Ok(Appliance { api, state_dir: state_dir.to_owned(), process })
     }
 
     pub(super) fn pid(&self) -> u32 {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Deadline;
-use crate::scratch::Scratch;
+use crate::datastore::xbstream::unpack::Unpacked;
+use crate::testing::TempDir;
 
 fn chunk(flags: u8, kind: u8, path: &[u8], payload: Option<(u64, &[u8])>) -> Vec<u8> {
     let mut chunk = MAGIC.to_vec();
@@ -83,7 +84,7 @@ fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn a_stream_becomes_its_files() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let progress = AtomicU64::new(0);
     let made = unpack(&sample()[..], &scratch, &progress, &AtomicBool::new(false)).unwrap();
     assert_eq!(made, Unpacked { files: 4, bytes: 7 + 3000 + 16 });
@@ -136,7 +137,7 @@ fn a_stream_cut_anywhere_is_incomplete() {
 #[test]
 fn no_flipped_bit_makes_a_panic_or_leads_outside() {
     let stream = sample();
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     for bit in 0..stream.len() * 8 {
         let in_large_payload = (150..3000).contains(&(bit / 8));
         if in_large_payload && bit % 301 != 0 {
@@ -176,7 +177,7 @@ fn malicious_names_are_refused_before_anything_is_made() {
         &long_name,
         &long_path,
     ] {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         let dir = scratch.join("in");
         fs::create_dir(&dir).unwrap();
         for stream in [file(name, b"evil"), end(name), chunk(1, b'X', name.as_bytes(), Some((0, b"x")))] {
@@ -191,7 +192,7 @@ fn malicious_names_are_refused_before_anything_is_made() {
 
 #[test]
 fn a_link_in_the_way_is_not_followed() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let (dir, outside) = (scratch.join("in"), scratch.join("outside"));
     fs::create_dir(&dir).unwrap();
     fs::create_dir(&outside).unwrap();
@@ -214,7 +215,7 @@ fn the_same_file_twice_is_refused_and_the_first_stays() {
         ("a directory as a file", &[file("x/y", b"one"), file("x", b"two")]),
     ];
     for (what, chunks) in names {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         let err = unpack_all(&chunks.concat()[..], &scratch).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Corrupt, "{what}: {err}");
         assert!(tree(&scratch).values().all(|bytes| bytes == b"one" || bytes.is_empty()), "{what}");
@@ -242,7 +243,7 @@ fn pieces_out_of_place_and_unknown_types_are_refused() {
         ("empty", Vec::new()),
         ("something else", b"\x1f\x8b\x08 not a stream of this kind".to_vec()),
     ] {
-        let scratch = Scratch::new();
+        let scratch = TempDir::new();
         assert_eq!(tap_all(&stream, &[]).unwrap_err().kind(), ErrorKind::Corrupt, "{what}");
         assert_eq!(unpack_all(&stream[..], &scratch).unwrap_err().kind(), ErrorKind::Corrupt, "{what}");
     }
@@ -266,7 +267,7 @@ fn a_reader_that_fails_and_a_cancelled_unpacking_say_so() {
             Err(std::io::Error::other(Error::new(ErrorKind::Unavailable, "part 7 is out of reach")))
         }
     }
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let err = unpack_all(piece("x", 0, b"ab").chain(Failing), &scratch).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
     assert!(err.message().contains("part 7"));
@@ -343,7 +344,7 @@ fn server_user() -> Vec<String> {
 
 #[test]
 fn a_real_backup_unpacks_as_the_tool_of_the_server_unpacks_it() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let server = Server::start(&scratch);
     let sql = "CREATE DATABASE shop; USE shop; CREATE TABLE t (a INT PRIMARY KEY, b VARCHAR(200)); \
                INSERT INTO t SELECT seq, REPEAT('x', 100) FROM seq_1_to_20000; \

@@ -233,7 +233,7 @@ impl PlanError {
             PlanError::UnknownTimeline { timeline } => format!("timeline {timeline} cannot be found"),
             PlanError::UnknownBackup { backup } => format!("backup {backup} cannot be found"),
             PlanError::BackupNotCompleted { backup, status } => {
-                format!("backup {backup} is {}, not COMPLETED", status_name(*status))
+                format!("backup {backup} is {}, not COMPLETED", status.name())
             }
             PlanError::BackupOfOtherInstance { backup } => format!("backup {backup} is of another instance"),
             PlanError::BaseNotUsable { backup, why } => format!("backup {backup} does not lead to the target: {why}"),
@@ -356,17 +356,6 @@ pub(super) fn utc(clock: i64) -> String {
 
 fn whole_seconds(time: Timestamp) -> String {
     utc(time.as_second())
-}
-
-fn status_name(status: BackupStatus) -> &'static str {
-    match status {
-        BackupStatus::New => "NEW",
-        BackupStatus::Building => "BUILDING",
-        BackupStatus::Saving => "SAVING",
-        BackupStatus::Completed => "COMPLETED",
-        BackupStatus::Failed => "FAILED",
-        BackupStatus::DeleteFailed => "DELETE_FAILED",
-    }
 }
 
 impl fmt::Display for TimelineName {

@@ -129,27 +129,6 @@ fn places_between_chunks_and_inside_them_lead_to_the_right_ones() {
 }
 
 #[test]
-fn times_lead_to_every_chunk_with_such_a_transaction() {
-    let bench = Bench::new(250);
-    let between = |since, until| bench.read(|db| db.chunks_between(bench.timeline, since, until, 1000));
-    assert_eq!(between(None, None).len(), 250);
-    assert_eq!(keys(&between(Some(20), Some(21))), keys(&[bench.chunk(1), bench.chunk(2)]));
-    assert_eq!(keys(&between(None, Some(10))), keys(&[bench.chunk(0)]));
-    assert_eq!(keys(&between(Some(2500), None)), keys(&[bench.chunk(249)]));
-    assert_eq!(between(Some(2501), None), []);
-    assert_eq!(bench.read(|db| db.chunks_between(bench.timeline, Some(15), None, 1)), [bench.chunk_at(1)]);
-}
-
-impl Bench {
-    /// The chunk as the store has it: `observed_at` is the one of its insertion.
-    fn chunk_at(&self, n: u64) -> Chunk {
-        let ordinal = u32::try_from(n / CHUNKS_PER_FILE).unwrap() + 1;
-        let position = n % CHUNKS_PER_FILE * CHUNK_BYTES;
-        self.read(|db| db.chunks_from(self.timeline, ordinal, position, 1)).pop().unwrap()
-    }
-}
-
-#[test]
 fn every_gtid_leads_to_its_chunks_whatever_the_widths_of_the_ranges() {
     let bench = Bench::new(0);
     let ranges: [&[(u32, u64, u64)]; 6] = [
@@ -226,7 +205,7 @@ fn gaps_and_totals_are_told_per_instance() {
 #[test]
 fn every_query_is_one_index_range() {
     let bench = Bench::new(1);
-    for query in [FROM, BEFORE, LAST, GAPS, BETWEEN, HOLDING, BY_SEQUENCE, TOTALS] {
+    for query in [FROM, BEFORE, LAST, GAPS, HOLDING, BY_SEQUENCE, TOTALS] {
         let plan = bench.read(|db| db.plan_of(query));
         assert!(plan.starts_with("SEARCH"), "{query}: {plan}");
         assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{query}: {plan}");
@@ -247,13 +226,11 @@ fn every_query_finds_its_own_among_a_hundred_thousand_chunks() {
             assert!(db.last_chunk(timeline)?.is_some());
             let gtid = Gtid { domain: 0, server_id: 1, sequence: n * 10 + 5 };
             assert_eq!(db.chunks_holding_gtid(instance, &gtid)?.len(), 1);
-            let at = i64::try_from(n * 10 + 5).unwrap();
-            assert_eq!(db.chunks_between(timeline, Some(at), Some(at), 10)?.len(), 1);
             assert_eq!(db.chunk_totals(instance)?.chunks, 100_000);
             assert_eq!(db.gaps(instance)?.len(), 0);
             Ok(())
         });
     }
     // For people; what must hold is the test of the plans.
-    eprintln!("700 queries over 100 000 chunks took {:?}", watch.elapsed());
+    eprintln!("600 queries over 100 000 chunks took {:?}", watch.elapsed());
 }
