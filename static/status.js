@@ -80,7 +80,7 @@ function sentence(text) {
 }
 
 // What is wrong with an instance and what to do, in one sentence each; null when all is well.
-function trouble(instance) {
+function trouble(instance, newestBackup) {
   if (instance.fault && instance.fault.message) {
     const remedy = instance.fault.details ? ` ${sentence(instance.fault.details)}` : "";
     return { weight: "trouble", text: sentence(instance.fault.message) + remedy };
@@ -97,6 +97,9 @@ function trouble(instance) {
   }
   if ((shipping.lag_seconds || 0) > LAG_SECONDS_HIGH) {
     return { weight: "notice", text: `The newest transactions wait ${milliseconds(shipping.lag_seconds * 1000)} to be shipped; if the server's disk were lost now, they would be too. Look at the load of this host and at the repository.` };
+  }
+  if (newestBackup && newestBackup.status === "FAILED" && instance.status === "ACTIVE") {
+    return { weight: "notice", text: `The newest backup failed, so a recovery starts from an older one. Make another: \`coffer backup create ${instance.name}\`` };
   }
   const gap = window && window.gaps && window.gaps.filter((hole) => hole.open).pop();
   if (gap) {
@@ -144,12 +147,11 @@ function progressLine(label, progress) {
   return line;
 }
 
-function instanceCard(instance, isAwaiting) {
+function instanceCard(instance, wrong, isAwaiting) {
   const store = instance.datastore || {};
   const server = [store.type, store.version_number || store.version].filter(Boolean).join(" ");
   const card = el("article", { class: "instance" },
     el("div", { class: "head" }, el("h2", {}, instance.name), badge(instance.status), el("span", { class: "quiet" }, server)));
-  const wrong = trouble(instance);
   if (wrong) card.append(el("p", { class: wrong.weight }, ...prose(wrong.text)));
   if (isAwaiting) card.append(el("p", { class: "notice" }, "A recovery waits for you to promote or abort it, see below; the server serves meanwhile."));
   const facts = el("dl");
@@ -236,11 +238,11 @@ function fill(id, rows) {
   byId(id).querySelector("tbody").replaceChildren(...rows);
 }
 
-function showVerdict(instances, waiting) {
+function showVerdict(instances, troubles, waiting) {
   const verdict = byId("verdict");
-  const wrong = instances.filter((instance) => trouble(instance) || waiting.has(instance.id));
+  const wrong = instances.filter((instance) => troubles.get(instance.id) || waiting.has(instance.id));
   verdict.hidden = false;
-  const isBad = wrong.some((instance) => (trouble(instance) || {}).weight === "trouble");
+  const isBad = wrong.some((instance) => (troubles.get(instance.id) || {}).weight === "trouble");
   verdict.className = isBad ? "bad" : wrong.length ? "warn" : "good";
   if (instances.length === 0) verdict.textContent = "No instance yet. Make one: coffer instance create NAME";
   else if (wrong.length) verdict.textContent = `${wrong.map((instance) => instance.name).join(", ")} ${wrong.length > 1 ? "need" : "needs"} you.`;
@@ -255,8 +257,10 @@ async function refresh() {
     .sort((a, b) => (moment(b.created) || 0) - (moment(a.created) || 0)).slice(0, RECOVERIES_SHOWN);
   const names = new Map(instances.map((instance) => [instance.id, instance.name]));
   const waiting = new Set(recoveries.filter((recovery) => recovery.status === "PAUSED").map((recovery) => recovery.instance_id));
-  showVerdict(instances, waiting);
-  byId("instances").replaceChildren(...instances.map((instance) => instanceCard(instance, waiting.has(instance.id))));
+  const troubles = new Map(instances.map((instance) =>
+    [instance.id, trouble(instance, backups.find((backup) => backup.instance_id === instance.id))]));
+  showVerdict(instances, troubles, waiting);
+  byId("instances").replaceChildren(...instances.map((instance) => instanceCard(instance, troubles.get(instance.id), waiting.has(instance.id))));
   fill("backups", backups.slice(0, BACKUPS_SHOWN).map((backup) => backupRow(backup, names)));
   byId("backups-more").hidden = !(links && links.length) && backups.length <= BACKUPS_SHOWN;
   fill("recoveries", recoveries.map(recoveryRow));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::client::http;
 use crate::client::recoveries;
-use crate::client::view::{self, Instance, Recovery};
+use crate::client::view::{self, Backup, Instance, Recovery};
 use crate::client::{Client, instances, render};
 use crate::error::Error;
 
@@ -20,7 +20,9 @@ pub(super) fn show(client: &Client) -> Result<(), Error> {
         let answer = client.api.get(&format!("/instances/{}/recoveries", instance.id))?;
         let recoveries = http::member(&answer, "recoveries")?;
         lines.push(String::new());
-        lines.extend(instance_lines(client, instance, &view::read::<Vec<Recovery>>(recoveries)?));
+        let newest = client.api.get(&format!("/backups?instance_id={}&limit=1", instance.id))?;
+        let newest: Vec<Backup> = view::read(http::member(&newest, "backups")?)?;
+        lines.extend(instance_lines(client, instance, &view::read::<Vec<Recovery>>(recoveries)?, newest.first()));
         recoveries_shown.extend(recoveries.as_array().cloned().unwrap_or_default());
     }
     let answer = json!({
@@ -31,7 +33,12 @@ pub(super) fn show(client: &Client) -> Result<(), Error> {
     client.print(&answer, || Ok(lines))
 }
 
-fn instance_lines(client: &Client, instance: &Instance, recoveries: &[Recovery]) -> Vec<String> {
+fn instance_lines(
+    client: &Client,
+    instance: &Instance,
+    recoveries: &[Recovery],
+    newest_backup: Option<&Backup>,
+) -> Vec<String> {
     let window = instance.recoverable.clone().unwrap_or_default();
     let mut lines = vec![format!("{}: {}", instance.name, instance.status)];
     if window.earliest.is_some() {
@@ -57,6 +64,10 @@ fn instance_lines(client: &Client, instance: &Instance, recoveries: &[Recovery])
         None if recoveries.first().is_some_and(|newest| newest.status == "PAUSED") => {
             "  ! A recovery waits for you to promote or abort it; the server serves meanwhile.".to_owned()
         }
+        None if newest_backup.is_some_and(|backup| backup.status == "FAILED") => format!(
+            "  ! The newest backup failed, so a recovery starts from an older one. Make another: coffer backup create {}",
+            instance.name
+        ),
         None if instance.status == "ACTIVE" => "  All is well.".to_owned(),
         None => "  Nothing needs you.".to_owned(),
     });
@@ -81,10 +92,12 @@ mod tests {
             "shipping": {"state": "shipping", "lag_seconds": 0.1, "gtid": "0-1-7"}
         }))
         .unwrap();
-        let text = instance_lines(&client, &well, &[]).join("\n");
+        let text = instance_lines(&client, &well, &[], None).join("\n");
+        let failed: view::Backup = view::read(&json!({"status": "FAILED"})).unwrap();
+        assert!(instance_lines(&client, &well, &[], Some(&failed)).join("\n").contains("! The newest backup failed"));
         assert!(text.contains("All is well.") && text.contains("up to transaction 0-1-7, nothing waits"), "{text}");
         let bare: view::Instance = view::read(&json!({"name": "shop", "status": "ACTIVE"})).unwrap();
-        assert!(instance_lines(&client, &bare, &[]).join("\n").contains("! There is no backup"));
+        assert!(instance_lines(&client, &bare, &[], None).join("\n").contains("! There is no backup"));
     }
 
     #[test]
@@ -96,8 +109,9 @@ mod tests {
                 200,
                 r#"{"recoveries":[{"id":"r1","recovery_id":"r1","status":"COMPLETED","state":"RETAINED"}]}"#,
             ),
+            ("GET /v1.0/appliance/backups?instance_id=i1&limit=1", 200, r#"{"backups":[]}"#),
         ]);
         show(&Client::of(&canned)).unwrap();
-        assert_eq!(canned.seen().len(), 2);
+        assert_eq!(canned.seen().len(), 3);
     }
 }
