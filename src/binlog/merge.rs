@@ -36,7 +36,7 @@ pub(super) enum Verdict {
 impl Candidate {
     /// `None` when the transaction is of a kind that is never merged.
     pub(super) fn begin(head: GtidEvent, event: &Event<'_>) -> Option<Candidate> {
-        let is_fit = !head.is_standalone() && !head.is_ddl() && !head.is_xa();
+        let is_fit = !head.is_standalone() && !head.is_xa();
         is_fit.then(|| Candidate { head, gtid: event.raw.to_vec(), rows: Vec::new() })
     }
 

@@ -21,6 +21,7 @@ use crate::datastore::mysqld::{self, START_TIMEOUT, STOP_TIMEOUT, last_lines};
 use crate::datastore::option_file::OptionGroup;
 use crate::datastore::owner::Owner;
 use crate::datastore::sql::{Access, Secret, Sql};
+use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::GtidPosition;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
@@ -53,9 +54,6 @@ pub(crate) struct ScratchSettings {
 pub(crate) struct Replay {
     /// Relay logs in order, complete files in the run directory named by `relay_log_path`.
     pub(crate) relay_logs: Vec<PathBuf>,
-    /// The binlog place they begin at, for the applier's records.
-    pub(crate) source_file: String,
-    pub(crate) source_position: u64,
     /// The last transaction of each domain that the data holds already.
     pub(crate) begin: GtidPosition,
     /// The same when everything has been applied.
@@ -194,15 +192,6 @@ pub(crate) fn replay(
     finish: &Finish<'_>,
 ) -> Result<GtidPosition, Error> {
     if !replay.relay_logs.is_empty() {
-        // The first start makes the applier's records; the relay logs come between the two starts.
-        let scratch = Scratch::start(tools, settings)?;
-        match announce(&scratch, replay) {
-            Ok(()) => scratch.stop()?,
-            Err(err) => {
-                scratch.kill();
-                return Err(err);
-            }
-        }
         place_relay_logs(tools, settings, replay)?;
     }
     let scratch = Scratch::start(tools, settings)?;
@@ -251,22 +240,35 @@ fn scheduled_events(sql: &mut Sql) -> Result<Vec<ScheduledEvent>, Error> {
         .collect())
 }
 
-fn announce(scratch: &Scratch, replay: &Replay) -> Result<(), Error> {
-    let mut sql = scratch.sql()?;
-    set_applier_position(&mut sql, &replay.begin)?;
+/// Starts and stops a scratch server so that the applier has its records: where it stands, and a source it never calls.
+/// Comes before `replay` of relay logs, which are placed between the two starts.
+pub(crate) fn announce(
+    tools: &Tools,
+    settings: &ScratchSettings,
+    source: &Coordinate,
+    begin: &GtidPosition,
+) -> Result<(), Error> {
     // CHANGE MASTER takes no parameters; a binlog's name is checked to hold nothing that needs quoting.
-    if !replay.source_file.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("the binlog name `{}` needs quoting", replay.source_file),
-        )
-        .hint("Choose a log_bin name of letters, digits, dots, dashes and underscores."));
+    if !source.file.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+        return Err(Error::new(ErrorKind::Unsupported, format!("the binlog name `{}` needs quoting", source.file))
+            .hint("Choose a log_bin name of letters, digits, dots, dashes and underscores."));
     }
-    sql.execute(&format!(
-        "CHANGE MASTER TO MASTER_HOST='none', MASTER_USER='none', MASTER_LOG_FILE='{}', MASTER_LOG_POS={}, \
-         MASTER_USE_GTID=no",
-        replay.source_file, replay.source_position
-    ))
+    let scratch = Scratch::start(tools, settings)?;
+    let announced = scratch.sql().and_then(|mut sql| {
+        set_applier_position(&mut sql, begin)?;
+        sql.execute(&format!(
+            "CHANGE MASTER TO MASTER_HOST='none', MASTER_USER='none', MASTER_LOG_FILE='{}', MASTER_LOG_POS={}, \
+             MASTER_USE_GTID=no",
+            source.file, source.position
+        ))
+    });
+    match announced {
+        Ok(()) => scratch.stop(),
+        Err(err) => {
+            scratch.kill();
+            Err(err)
+        }
+    }
 }
 
 fn set_applier_position(sql: &mut Sql, position: &GtidPosition) -> Result<(), Error> {

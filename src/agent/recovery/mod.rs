@@ -7,6 +7,7 @@
 
 pub(crate) mod journal;
 mod promote;
+mod relay_logs;
 mod replay;
 mod stage;
 mod switch;

@@ -3,20 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::PathBuf;
 
-use crate::agent::history::{format_of, place_in_chunk};
+use crate::agent::history::place_in_chunk;
 use crate::agent::recovery::Walk;
+use crate::agent::recovery::relay_logs::{RelayLogs, write_relay_logs};
 use crate::agent::recovery::stage::{REPLAY_BEGUN, begins_anew};
-use crate::binlog::relay::RelayWriter;
 use crate::binlog::scheduled::{EventStatus, EventStatuses};
 use crate::datastore::mariadb;
-use crate::datastore::scratch::{self, Replay, ScheduledEvent, ScratchSettings};
+use crate::datastore::scratch::{self, ScheduledEvent, ScratchSettings};
 use crate::datastore::sql::Sql;
 use crate::domain::backup::BackupEnd;
 use crate::domain::chunk::Chunk;
 use crate::domain::coordinate::BinlogPosition;
-use crate::domain::gtid::Gtid;
 use crate::domain::recovery::PlannedChunk;
 use crate::domain::task::ProgressUnit;
 use crate::error::{Error, ErrorKind, io_error};
@@ -31,7 +29,7 @@ pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
     let begin = real_begin(walk)?;
     let plan = walk.journal.plan.clone();
     let chunks: Vec<PlannedChunk> = plan.chunks.iter().filter_map(|chunk| behind(chunk, &begin)).collect();
-    let relay = write_relay_logs(walk, &begin, &chunks)?;
+    let relay = make_ready(walk, &begin, &chunks)?;
     if relay.replay.end != plan.position {
         return Err(Error::new(
             ErrorKind::Corrupt,
@@ -58,11 +56,28 @@ pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
 
 /// Replays more transactions onto data that was replayed before (what the server wrote while the recovery ran).
 pub(super) fn replay_more(walk: &mut Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<(), Error> {
-    let relay = write_relay_logs(walk, begin, chunks)?;
+    let relay = make_ready(walk, begin, chunks)?;
     walk.journal.outcome.replayed_transactions += relay.transactions;
     let reached = run(walk, &relay)?;
     walk.journal.outcome.reached = Some(reached);
     clean_up(walk)
+}
+
+/// Writes the relay logs while the scratch server makes its applier's records.
+fn make_ready(walk: &Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<RelayLogs, Error> {
+    if chunks.is_empty() {
+        return write_relay_logs(walk, begin, chunks);
+    }
+    let settings = settings(walk)?;
+    std::thread::scope(|scope| {
+        let announced = std::thread::Builder::new()
+            .name("replay-announce".to_owned())
+            .spawn_scoped(scope, || scratch::announce(&walk.context.tools, &settings, &begin.at, &begin.position))
+            .map_err(|err| Error::new(ErrorKind::Internal, "unable to start a thread").with_source(err))?;
+        let relay = write_relay_logs(walk, begin, chunks);
+        announced.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a thread panicked; see the log")))?;
+        relay
+    })
 }
 
 fn run(walk: &Walk<'_>, relay: &RelayLogs) -> Result<crate::domain::gtid::GtidPosition, Error> {
@@ -174,74 +189,6 @@ fn behind(chunk: &PlannedChunk, begin: &BackupEnd) -> Option<PlannedChunk> {
         chunk.from = chunk.from.max(begin.at.position);
     }
     Some(chunk)
-}
-
-struct RelayLogs {
-    replay: Replay,
-    transactions: u64,
-    bytes: u64,
-    events: EventStatuses,
-}
-
-/// Writes one relay log for each binlog file of the plan. Every byte read is checked against its chunk's digest.
-fn write_relay_logs(walk: &Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<RelayLogs, Error> {
-    let skip: BTreeSet<Gtid> = walk.journal.plan.skipped.iter().copied().collect();
-    let pieces_dir = walk.dir().join("pieces");
-    if pieces_dir.exists() {
-        std::fs::remove_dir_all(&pieces_dir).map_err(|err| io_error("unable to remove", &pieces_dir, err))?;
-    }
-    std::fs::create_dir(&pieces_dir).map_err(|err| io_error("unable to create", &pieces_dir, err))?;
-    let mut logs = RelayLogs {
-        replay: Replay {
-            relay_logs: Vec::new(),
-            source_file: begin.at.file.clone(),
-            source_position: begin.at.position,
-            begin: begin.position.clone(),
-            end: begin.position.clone(),
-        },
-        transactions: 0,
-        bytes: 0,
-        events: EventStatuses::default(),
-    };
-    for file in chunks.chunk_by(|one, next| (one.timeline, one.ordinal) == (next.timeline, next.ordinal)) {
-        walk.context.check_stopping()?;
-        let path = pieces_dir.join(format!("{:06}", logs.replay.relay_logs.len() + 1));
-        write_relay_log(walk, file, &path, &skip, &mut logs)?;
-        logs.replay.relay_logs.push(path);
-    }
-    Ok(logs)
-}
-
-fn write_relay_log(
-    walk: &Walk<'_>,
-    chunks: &[PlannedChunk],
-    path: &PathBuf,
-    skip: &BTreeSet<Gtid>,
-    logs: &mut RelayLogs,
-) -> Result<(), Error> {
-    let file = File::create_new(path).map_err(|err| io_error("unable to create", path, err))?;
-    let mut relay: Option<RelayWriter<File>> = None;
-    let mut out = Some(file);
-    for chunk in chunks {
-        let (head, raw) = walk.context.repository.read_chunk(&chunk.key, &chunk.sha256)?;
-        if relay.is_none() {
-            let Some(out) = out.take() else { break };
-            let begun = RelayWriter::begin(out, &format_of(&head)?)?;
-            relay = Some(begun.merging().carrying(std::mem::take(&mut logs.events)));
-        }
-        let Some(relay) = relay.as_mut() else { break };
-        // It reads the chunk to its end, where the digest is checked, even if the piece stops earlier.
-        relay.piece(raw, chunk.begin, chunk.from, chunk.to, skip)?;
-    }
-    let Some(relay) = relay else { return Ok(()) };
-    let stats = relay.finish()?;
-    logs.transactions += stats.transactions;
-    logs.bytes += stats.bytes;
-    logs.events = stats.scheduled_events;
-    for gtid in stats.position.iter() {
-        logs.replay.end.apply(gtid);
-    }
-    Ok(())
 }
 
 /// An applier disables every event that it creates or alters; they get back what they were on the server.

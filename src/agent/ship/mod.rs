@@ -167,7 +167,7 @@ impl Shipper {
 
     /// Where the shipped history ends, without another look at the server's files.
     pub(crate) fn shipped(&self) -> Result<Drained, Error> {
-        self.drained(&self.lock(), false)
+        self.drained(&self.lock())
     }
 
     /// Ships nothing by itself until `resume`; whoever holds it may still `drain`.
