@@ -175,12 +175,14 @@ fn files_purged_before_they_were_shipped_are_a_gap_that_everybody_sees() {
     scene.write(20);
     let before_gap = scene.instance.ship();
     scene.appliance.stop();
-    scene.write(10);
     let mut conn = scene.instance.conn();
+    let newest = |conn: &mut _| sql::binlogs(conn).pop().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    let shipped_file = newest(&mut conn);
+    scene.write(10);
     sql::run(&mut conn, "FLUSH BINARY LOGS");
     scene.write(10);
     sql::run(&mut conn, "FLUSH BINARY LOGS");
-    let last = sql::binlogs(&mut conn).pop().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    let last = newest(&mut conn);
     sql::run(&mut conn, &format!("PURGE BINARY LOGS TO '{last}'"));
     scene.write(10);
     scene.appliance.resume(&[]);
@@ -197,7 +199,9 @@ fn files_purged_before_they_were_shipped_are_a_gap_that_everybody_sees() {
     let beyond = json!({"gtid": after_gap, "backup": scene.base});
     let message = scene.instance.ask_recovery(&beyond).fault(409);
     assert!(message.contains("gap") || message.contains("never shipped"), "{message}");
-    assert!(message.contains(&sql::sequence(&before_gap).to_string()), "the last reachable point: {message}");
+    let first_missing = format!("-{}..", sql::sequence(&before_gap) + 1);
+    assert!(message.contains(&first_missing), "{before_gap} is the last before it: {message}");
+    assert!(message.contains(&format!("after {shipped_file}:")), "the file that was shipped last: {message}");
     let plan = scene.instance.plan(&json!({"gtid": before_gap}));
     assert_eq!(text(&plan["last_included"], "gtid"), before_gap);
     // Coffer took a new base behind it by itself, and the latest point is within reach again.

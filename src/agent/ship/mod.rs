@@ -248,8 +248,11 @@ impl Shipper {
         }
         // The file is gone or another one has its name: what the oldest file's head lists decides.
         let mut inner = Inner { tail: Some(self.lost_tail(&last, &files[0])?), ..Inner::default() };
-        self.advance(&mut inner, &files[0], false)?;
-        Ok(inner.tail)
+        match self.advance(&mut inner, &files[0], false)? {
+            Step::Moved => Ok(inner.tail),
+            // The stand-in must not be read: its bytes are another file's. The oldest file's head is still being written.
+            Step::CaughtUp | Step::NoFiles => Ok(None),
+        }
     }
 
     /// The first file of a timeline that has no chunk yet.
@@ -275,6 +278,8 @@ impl Shipper {
             facts.position_after.clone(),
             Some(facts.sha256.clone()),
         )?;
+        // Its name goes into the record of the gap, which people are pointed to.
+        tail.path = any_file.with_file_name(&facts.file);
         tail.position = facts.end;
         tail.state = facts.state_after.clone();
         // Whether it was complete is not known, so a reset behind it may have lost something.
