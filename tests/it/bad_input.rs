@@ -1,8 +1,10 @@
 //! What an operator can get wrong, and what a disk or a repository can do: each is a clear error in Trove's shape that
 //! names the thing and the remedy, and the serving database stays as it is.
 
+use mysql::prelude::Queryable;
 use serde_json::{Value, json};
 
+use crate::harness::api::text;
 use crate::harness::appliance::Appliance;
 use crate::harness::instance::{Instance, ROOT};
 use crate::harness::sql::{self, Contents};
@@ -150,12 +152,22 @@ fn a_second_recovery_waits_for_the_first_to_be_settled() {
 
     // Paused again and promoted: the operator's word is all it waits for.
     let second = scene.instance.begin_recovery(&json!({"backup": scene.backup, "pause": true}));
-    scene.instance.wait_recovery(&second, "PAUSED");
+    let paused = scene.instance.wait_recovery(&second, "PAUSED");
+    assert_can_be_looked_at_only(&text(&paused["outcome"], "inspect_socket"));
     scene.instance.act(&second, "promote").expect(202);
     scene.instance.wait_recovery(&second, "COMPLETED");
     scene.instance.wait_active();
     let rows = sql::ask(&mut scene.instance.conn(), "SELECT COUNT(*) FROM shop.t");
     assert_eq!(rows, "2000");
+}
+
+/// Root may do everything on a server, and must yet not change what was proven and will be promoted.
+fn assert_can_be_looked_at_only(socket: &str) {
+    let mut conn = sql::connect(std::path::Path::new(socket)).unwrap();
+    for change in ["INSERT INTO shop.t (y) VALUES ('alien')", "DROP TABLE shop.t", "CREATE TABLE shop.alien (a INT)"] {
+        assert!(conn.query_drop(change).is_err(), "{change} is refused");
+    }
+    assert_eq!(sql::ask(&mut conn, "SELECT COUNT(*) FROM shop.t"), "2000");
 }
 
 #[test]
