@@ -52,6 +52,8 @@ struct Inner {
     failures: u32,
     status: Option<ShippingStatus>,
     status_written: Option<clock::Stopwatch>,
+    /// The status has changed since it was written.
+    status_changed: bool,
     damaged_since: Option<clock::Stopwatch>,
 }
 
@@ -511,17 +513,20 @@ impl Shipper {
         if status.behind_bytes > 0 || state == ShippingState::Failing {
             status.behind_since = inner.status.as_ref().and_then(|before| before.behind_since).or(Some(now));
         }
-        let changed = inner.status.as_ref().is_none_or(|before| {
+        inner.status_changed |= inner.status.as_ref().is_none_or(|before| {
             before.state != status.state || before.shipped_to != status.shipped_to || before.message != status.message
         });
         let age = inner.status_written.map(|written| written.elapsed());
         let due = match age {
             None => true,
-            Some(age) => age >= STATUS_EVERY || (changed && age >= self.context.settings.poll * 2),
+            Some(age) => age >= STATUS_EVERY || (inner.status_changed && age >= self.context.settings.poll),
         };
         if due {
             match self.context.store.write(|tx| tx.set_shipping(self.instance, &status)) {
-                Ok(()) => inner.status_written = Some(clock::Stopwatch::start()),
+                Ok(()) => {
+                    inner.status_written = Some(clock::Stopwatch::start());
+                    inner.status_changed = false;
+                }
                 Err(err) => logging::warn("ship", format!("instance {}: {err}", self.instance)),
             }
         }
