@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::agent::expiry::release_expired;
+use crate::agent::expiry::{release_expired, retry_first_backup};
 use crate::agent::{Context, fault_of};
 use crate::clock::{self, Stopwatch};
 use crate::datastore::sql::Sql;
@@ -56,7 +56,10 @@ impl Supervisor {
             self.look();
             if looked_for_expired.is_none_or(|looked| looked.elapsed() >= EXPIRE_EVERY) {
                 looked_for_expired = Some(Stopwatch::start());
-                if let Err(err) = release_expired(&self.context, self.instance, clock::now()) {
+                let now = clock::now();
+                let tended = release_expired(&self.context, self.instance, now)
+                    .and_then(|()| retry_first_backup(&self.context, self.instance, now));
+                if let Err(err) = tended {
                     logging::warn("watch", format!("instance {}: {err}", self.instance));
                 }
             }
