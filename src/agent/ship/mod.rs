@@ -495,20 +495,14 @@ impl Shipper {
             message: message.to_owned(),
             looked_at: now,
         };
-        match &inner.tail {
-            Some(tail) => {
-                status.shipped_to = (tail.position > 0).then(|| coordinate(tail));
-                status.position = tail.reached.clone();
-                status.last_commit = tail.clock;
-                status.behind_bytes = tail.length().unwrap_or(0).saturating_sub(tail.position);
-            }
-            None => {
-                if let Some(before) = &inner.status {
-                    status.shipped_to = before.shipped_to.clone();
-                    status.position = before.position.clone();
-                    status.last_commit = before.last_commit;
-                }
-            }
+        // Without an open file (a dead server, a file just opened) the catalog says how far shipping has come.
+        if let Ok(drained) = self.drained(inner) {
+            status.shipped_to = drained.to;
+            status.position = drained.position;
+            status.last_commit = drained.clock;
+        }
+        if let Some(tail) = &inner.tail {
+            status.behind_bytes = tail.length().unwrap_or(0).saturating_sub(tail.position);
         }
         if status.behind_bytes > 0 || state == ShippingState::Failing {
             status.behind_since = inner.status.as_ref().and_then(|before| before.behind_since).or(Some(now));
