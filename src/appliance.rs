@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::agent::crew::Crew;
-use crate::agent::history::HistoryPlanning;
+use crate::agent::planning::AgentPlanning;
 use crate::agent::{Context, Settings};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::Config;
@@ -78,7 +78,7 @@ impl Appliance {
             stopping: Arc::clone(&stopping),
         });
         let crew = Arc::new(Crew::new(Arc::clone(&context)));
-        let planning = Arc::new(HistoryPlanning::new(context, Arc::clone(&crew)));
+        let planning = Arc::new(AgentPlanning::new(context, Arc::clone(&crew)));
         let unfinished = store.write(|tx| tx.settle_tasks())?;
         if unfinished > 0 {
             logging::info("appliance", format!("{unfinished} unfinished tasks go on"));

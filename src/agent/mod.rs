@@ -9,6 +9,7 @@ pub(crate) mod crew;
 pub(crate) mod expiry;
 pub(crate) mod history;
 pub(crate) mod instances;
+pub(crate) mod planning;
 pub(crate) mod recovery;
 pub(crate) mod ship;
 pub(crate) mod supervisor;

@@ -195,6 +195,10 @@ fn crash_point(state: RecoveryState, before_next: bool) {
     let Ok(wanted) = std::env::var("COFFER_CRASH_AT") else { return };
     let here = if before_next { format!("{}:before", state.name()) } else { state.name().to_owned() };
     if wanted == here {
+        if state == RecoveryState::Planned {
+            // Whoever asked for the recovery gets the answer that it has begun.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
         std::process::abort();
     }
 }
