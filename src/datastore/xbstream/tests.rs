@@ -286,12 +286,23 @@ impl Server {
     fn start(dir: &Path) -> Server {
         let data_dir = dir.join("data");
         let as_user = server_user();
+        // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
+        let tmpdir = dir.join("tmp");
+        fs::create_dir(&tmpdir).unwrap();
+        fs::set_permissions(&tmpdir, fs::Permissions::from_mode(0o777)).unwrap();
+        let tmpdir = format!("--tmpdir={}", tmpdir.display());
         let mut install = tool("mariadb-install-db");
         install.arg("--no-defaults").args(&as_user).arg(format!("--datadir={}", data_dir.display()));
-        run(install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]));
+        run(install.args(["--auth-root-authentication-method=normal", "--skip-test-db", &tmpdir]));
         let mut server = tool("mariadbd");
         server.arg("--no-defaults").args(&as_user).arg(format!("--datadir={}", data_dir.display()));
-        server.args(["--socket=s.sock", "--skip-networking", "--log-bin=binlog", "--innodb-buffer-pool-size=16M"]);
+        server.args([
+            &tmpdir,
+            "--socket=s.sock",
+            "--skip-networking",
+            "--log-bin=binlog",
+            "--innodb-buffer-pool-size=16M",
+        ]);
         let log = fs::File::create(dir.join("server.log")).unwrap();
         let process = server.stdout(Stdio::null()).stderr(log).spawn().expect("mariadbd starts");
         let server = Server { process, data_dir };

@@ -37,6 +37,7 @@ impl Server {
                 .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
                 .arg(format!("--user={}", account()))
                 .arg("--innodb-log-file-size=16M")
+                .arg(format!("--tmpdir={}", server.dir.join("tmp").display()))
                 .arg(format!("--datadir={}", server.data_dir.display())),
         );
         assert_eq!(done.code, 0, "mariadb-install-db: {done:?}");
@@ -49,6 +50,9 @@ impl Server {
         fs::create_dir_all(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         give_to_server(&dir);
+        // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
+        fs::create_dir_all(dir.join("tmp")).unwrap();
+        give_to_server(&dir.join("tmp"));
         let server = Server {
             data_dir: dir.join("data"),
             socket: dir.join("s.sock"),
@@ -64,7 +68,7 @@ impl Server {
     /// Writes the option file anew, with `settings` behind what every test server has.
     pub(crate) fn write_options(&self, settings: &str) {
         let text = format!(
-            "[mariadbd]\nuser={}\ndatadir={}\nsocket={}\npid-file={}\nlog-error={}\nskip-networking\n\
+            "[mariadbd]\nuser={}\ndatadir={}\nsocket={}\npid-file={}\nlog-error={}\ntmpdir={}\nskip-networking\n\
              innodb-buffer-pool-size=32M\ninnodb-log-file-size=16M\n{settings}\n\
              [client]\nsocket={}\nuser=root\n",
             account(),
@@ -72,6 +76,7 @@ impl Server {
             self.socket.display(),
             self.pid_file.display(),
             self.dir.join("error.log").display(),
+            self.dir.join("tmp").display(),
             self.socket.display(),
         );
         fs::write(&self.options, text).unwrap();
