@@ -2,7 +2,7 @@
 
 use crate::agent::recovery::Walk;
 use crate::agent::recovery::stage::server_owner;
-use crate::agent::recovery::switch::{exchange, highest_ever, write_binlog_state};
+use crate::agent::recovery::switch::{exchange, highest_ever, inode, write_binlog_state};
 use crate::agent::ship::first_file_key;
 use crate::agent::supervisor::{guard_path, remove_guard};
 use crate::clock;
@@ -52,6 +52,10 @@ pub(super) fn promote(walk: &mut Walk<'_>) -> Result<(), Error> {
 
 fn start_and_prove(walk: &Walk<'_>, state: &BinlogState) -> Result<(), Error> {
     let server = &walk.instance.server;
+    // A killed exchange back leaves the old data in place, which may stand at the planned position too.
+    if inode(&server.data_dir)? != walk.journal.new_inode {
+        return Err(Error::new(ErrorKind::Corrupt, "the data directory does not hold the recovered data"));
+    }
     server_owner(walk.context, &walk.instance)?.give(&server.data_dir)?;
     if !mysqld::is_in_use(&server.data_dir)? {
         mysqld::start(&walk.context.tools, server)?;
