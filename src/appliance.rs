@@ -20,8 +20,9 @@ use crate::error::{Error, ErrorKind, io_error};
 use crate::lock::StateLock;
 use crate::logging;
 use crate::queue::{Bell, Run, Workers};
-use crate::repository::{Repository, hex};
+use crate::repository::{self, Repository, hex};
 use crate::service::{Service, ServiceSettings, hex_of};
+use crate::storage::Access;
 use crate::store::Store;
 
 /// How long the workers may take to give their tasks back when the appliance stops.
@@ -123,6 +124,18 @@ pub(crate) fn tools(config: &Config) -> Tools {
     }
 }
 
+/// How the configuration wants the repository to be reached and written.
+pub(crate) fn repository_settings(config: &Config) -> repository::Settings {
+    let from = &config.repository;
+    repository::Settings {
+        access: Access {
+            credentials_file: from.credentials_file.clone(),
+            ca_file: from.ca_file.clone(),
+            bandwidth: from.bandwidth,
+        },
+    }
+}
+
 fn http_settings(config: &Config) -> HttpSettings {
     HttpSettings {
         listen: config.http.listen,
@@ -142,10 +155,11 @@ fn http_settings(config: &Config) -> HttpSettings {
 /// Opens the repository that this state belongs to. One that was used before must be there, with the same id: an
 /// unmounted disk or another folder is never begun anew in its place.
 fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> {
+    let settings = repository_settings(config);
     let repository = match store.read(|db| db.meta(REPOSITORY_ID))? {
-        None => Repository::open(&config.repository_url)?,
+        None => Repository::open(&config.repository_url, &settings)?,
         Some(id) => {
-            let repository = Repository::open_existing(&config.repository_url)?;
+            let repository = Repository::open_existing(&config.repository_url, &settings)?;
             if repository.id().to_string() != id {
                 return Err(Error::new(
                     ErrorKind::Refused,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::agent::check::{Problem, inspect};
-use crate::appliance::tools;
+use crate::appliance::{repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
 use crate::datastore::mariadb::program_version;
@@ -82,7 +82,7 @@ fn check_host(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Proble
             }),
         }
     }
-    match Repository::open_existing(&config.repository_url) {
+    match Repository::open_existing(&config.repository_url, &repository_settings(config)) {
         Ok(repository) => fine.push(format!("The repository {} can be read.", repository.url())),
         Err(err) if err.kind() == ErrorKind::NotFound || err.kind() == ErrorKind::Unavailable => {
             fine.push(format!("The repository {} is made at the first start.", config.repository_url));

@@ -22,6 +22,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const STATE_DIR_DEFAULT: &str = "./coffer-data";
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8779);
 const TENANT_DEFAULT: &str = "appliance";
+const CREDENTIALS_FILE: &str = "credentials.toml";
+const BANDWIDTH: RangeInclusive<u64> = 64 << 10..=1 << 40;
 const WORKERS_DEFAULT: u64 = 2;
 const WORKERS: RangeInclusive<u64> = 1..=32;
 const BUFFER_POOL_BYTES_DEFAULT: u64 = 128 << 20;
@@ -41,10 +43,19 @@ struct RawConfig {
     state_dir: Option<PathBuf>,
     repository_url: Option<String>,
     workers: Option<u64>,
+    repository: RawRepository,
     http: RawHttp,
     mariadb: RawMariadb,
     recovery: RawRecovery,
     shipping: RawShipping,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawRepository {
+    credentials_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    bandwidth_bytes_per_second: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -91,10 +102,20 @@ pub(crate) struct Config {
     pub(crate) repository_url: String,
     /// Tasks that run at the same time.
     pub(crate) workers: usize,
+    pub(crate) repository: Repository,
     pub(crate) http: Http,
     pub(crate) mariadb: Mariadb,
     pub(crate) recovery: Recovery,
     pub(crate) shipping: Shipping,
+}
+
+/// How the repository is reached and written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Repository {
+    /// Default: `credentials.toml` in the state directory, if it is there.
+    pub(crate) credentials_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) bandwidth: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +199,7 @@ impl Config {
         };
         let workers = source.number("", "workers", raw.workers, WORKERS_DEFAULT, WORKERS)?;
         Ok(Config {
+            repository: repository(&source, raw.repository, &state_dir)?,
             http: http(&source, raw.http)?,
             mariadb: mariadb(&source, raw.mariadb)?,
             recovery: recovery(&source, &raw.recovery)?,
@@ -187,6 +209,20 @@ impl Config {
             state_dir,
         })
     }
+}
+
+fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Result<Repository, Error> {
+    const SECTION: &str = "repository";
+    let credentials_file = match raw.credentials_file {
+        Some(path) => Some(source.absolute(SECTION, "credentials_file", path)?),
+        None => Some(state_dir.join(CREDENTIALS_FILE)).filter(|path| path.exists()),
+    };
+    let ca_file = raw.ca_file.map(|path| source.absolute(SECTION, "ca_file", path)).transpose()?;
+    let bandwidth = raw.bandwidth_bytes_per_second;
+    let bandwidth = bandwidth
+        .map(|bytes| source.number(SECTION, "bandwidth_bytes_per_second", Some(bytes), bytes, BANDWIDTH))
+        .transpose()?;
+    Ok(Repository { credentials_file, ca_file, bandwidth })
 }
 
 fn http(source: &Source<'_>, raw: RawHttp) -> Result<Http, Error> {

@@ -40,6 +40,24 @@ pub(super) const KEYS: &[Key] = &[
         "Tasks that run at the same time, 1 to 32; one instance runs one at a time.",
     ),
     key(
+        "repository",
+        "credentials_file",
+        Value::Example("\"/etc/coffer/credentials.toml\""),
+        "What opens an object store: a TOML file that only its owner may read. Default: credentials.toml in state_dir.",
+    ),
+    key(
+        "repository",
+        "ca_file",
+        Value::Example("\"/etc/coffer/ca.pem\""),
+        "Certificates in PEM to trust instead of the system's, for a store with a certificate of one's own.",
+    ),
+    key(
+        "repository",
+        "bandwidth_bytes_per_second",
+        Value::Example("10485760"),
+        "The most that goes to the repository, and the most that comes from it, 64 KiB to 1 TiB a second. Default: no limit.",
+    ),
+    key(
         "http",
         "listen",
         Value::Default("\"127.0.0.1:8779\""),

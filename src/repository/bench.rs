@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use super::Repository;
+use super::{Repository, Settings};
 use crate::storage::ObjectStore;
 use crate::storage::faulty::{Fault, FaultyStore};
 use crate::storage::local::LocalStore;
@@ -18,7 +18,7 @@ impl Bench {
     pub(crate) fn new() -> Bench {
         let scratch = TempDir::new();
         let url = format!("file://{}", scratch.join("repository").display());
-        let repository = Repository::open(&url).unwrap().with_scratch_dir(&scratch);
+        let repository = Repository::open(&url, &Settings::default()).unwrap().with_scratch_dir(&scratch);
         Bench { scratch, repository }
     }
 

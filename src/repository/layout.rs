@@ -59,9 +59,19 @@ pub(super) fn manifest(instance: InstanceId, backup: BackupId) -> String {
     format!("{}manifest.json", backup_prefix(instance, backup))
 }
 
-/// `number` counts from 1.
-pub(super) fn part(instance: InstanceId, backup: BackupId, number: u32, sha256: &str) -> String {
-    format!("{}part-{number:06}-{}.zst", backup_prefix(instance, backup), short(sha256))
+/// What a part is called before its bytes are known; `number` counts from 1.
+pub(super) fn part_name(instance: InstanceId, backup: BackupId, number: u32) -> String {
+    format!("{}part-{number:06}", backup_prefix(instance, backup))
+}
+
+/// The key of the part of `name`.
+pub(super) fn part(name: &str, sha256: &str) -> String {
+    format!("{name}-{}.zst", short(sha256))
+}
+
+/// The name of the part with this key, see `part_name`.
+pub(super) fn name_of_part(key: &str) -> &str {
+    key.rsplit_once('-').map_or(key, |(name, _)| name)
 }
 
 /// A key greater than all that begin with `prefix` (which ends in `/`) and less than all other greater ones.

@@ -91,7 +91,7 @@ impl Part {
         if !is_digest(&self.sha256) {
             return Some("has no digest");
         }
-        if self.key != layout::part(instance, backup, number, &self.sha256) {
+        if self.key != layout::part(&layout::part_name(instance, backup, number), &self.sha256) {
             return Some("has the name of another");
         }
         // Bounds what a reader allocates.
@@ -137,10 +137,9 @@ impl Repository {
         loop {
             let page = self.store.list(&prefix, after.as_deref(), LIST_PAGE)?;
             let is_last = page.len() < LIST_PAGE;
-            for object in page {
-                self.store.delete(&object.key)?;
-                after = Some(object.key);
-            }
+            let keys: Vec<String> = page.into_iter().map(|object| object.key).collect();
+            self.store.delete_many(&keys)?;
+            after = keys.into_iter().next_back();
             if is_last {
                 return Ok(());
             }

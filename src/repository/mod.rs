@@ -40,13 +40,15 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind};
-use crate::storage::{self, Body, ObjectStore};
+use crate::repository::codec::Codec;
+use crate::storage::{self, Access, Body, ObjectStore};
 
 #[cfg(test)]
 mod backup_tests;
 #[cfg(test)]
 mod bench;
 pub(crate) mod chunk;
+pub(crate) mod codec;
 mod history;
 mod layout;
 pub(crate) mod manifest;
@@ -60,10 +62,17 @@ pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "coffer.json";
 const MARKER_BYTES_MAX: u64 = 64 * 1024;
 
+/// How a repository is reached and what is made of what is put into it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) access: Access,
+}
+
 /// A repository that was found to be one. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Repository {
     store: Arc<dyn ObjectStore>,
+    codec: Codec,
     id: Uuid,
     /// Where an object too large for memory is built before it is stored.
     scratch_dir: PathBuf,
@@ -85,24 +94,24 @@ struct FormatOnly {
 impl Repository {
     /// Opens the repository at `url`. An absent or empty folder becomes a repository; a folder with other things in it,
     /// or a repository of a newer format, is refused.
-    pub(crate) fn open(url: &str) -> Result<Repository, Error> {
-        Repository::on_store(storage::open(url)?)
+    pub(crate) fn open(url: &str, settings: &Settings) -> Result<Repository, Error> {
+        Repository::on_store(storage::open(url, &settings.access)?, settings)
     }
 
     /// Opens the repository at `url`, which must be one already: `NotFound` or `Unavailable` when it is not.
-    pub(crate) fn open_existing(url: &str) -> Result<Repository, Error> {
-        let store = storage::open_existing(url)?;
+    pub(crate) fn open_existing(url: &str, settings: &Settings) -> Result<Repository, Error> {
+        let store = storage::open_existing(url, &settings.access)?;
         match read_marker(store.as_ref())? {
-            Some(marker) => Ok(Repository::with_marker(store, &marker)),
+            Some(marker) => Repository::with_marker(store, settings, &marker),
             None => Err(Error::new(ErrorKind::NotFound, format!("`{}` holds no repository of coffer", store.url()))
                 .hint("Check the address, and that its disk is mounted.")),
         }
     }
 
     /// As `open`, on a store that is open already.
-    pub(crate) fn on_store(store: Arc<dyn ObjectStore>) -> Result<Repository, Error> {
+    fn on_store(store: Arc<dyn ObjectStore>, settings: &Settings) -> Result<Repository, Error> {
         if let Some(marker) = read_marker(store.as_ref())? {
-            return Ok(Repository::with_marker(store, &marker));
+            return Repository::with_marker(store, settings, &marker);
         }
         if let Some(found) = store.list("", None, 1)?.first() {
             let what =
@@ -119,13 +128,14 @@ impl Repository {
             Err(err) => return Err(err.context("unable to begin a repository")),
         }
         match read_marker(store.as_ref())? {
-            Some(marker) => Ok(Repository::with_marker(store, &marker)),
+            Some(marker) => Repository::with_marker(store, settings, &marker),
             None => Err(Error::new(ErrorKind::Unavailable, format!("`{}` forgot what was just stored", store.url()))),
         }
     }
 
-    fn with_marker(store: Arc<dyn ObjectStore>, marker: &Marker) -> Repository {
-        Repository { store, id: marker.id, scratch_dir: std::env::temp_dir() }
+    fn with_marker(store: Arc<dyn ObjectStore>, settings: &Settings, marker: &Marker) -> Result<Repository, Error> {
+        let codec = Codec::new(settings)?;
+        Ok(Repository { store, codec, id: marker.id, scratch_dir: std::env::temp_dir() })
     }
 
     /// Builds large objects in `dir` instead of the system's temporary directory.
@@ -248,15 +258,19 @@ mod tests {
         format!("file://{}", dir.display())
     }
 
+    fn open(dir: &Path) -> Result<Repository, Error> {
+        Repository::open(&url(dir), &Settings::default())
+    }
+
     #[test]
     fn an_absent_or_empty_folder_becomes_a_repository_and_stays_the_same_one() {
         let scratch = TempDir::new();
         for dir in [scratch.join("absent/deeper"), scratch.join("empty")] {
             std::fs::create_dir_all(scratch.join("empty/lost+found")).unwrap();
-            assert!(Repository::open_existing(&url(&dir)).is_err());
-            let first = Repository::open(&url(&dir)).unwrap();
-            assert_eq!(Repository::open(&url(&dir)).unwrap().id(), first.id());
-            assert_eq!(Repository::open_existing(&url(&dir)).unwrap().id(), first.id());
+            assert!(Repository::open_existing(&url(&dir), &Settings::default()).is_err());
+            let first = open(&dir).unwrap();
+            assert_eq!(open(&dir).unwrap().id(), first.id());
+            assert_eq!(Repository::open_existing(&url(&dir), &Settings::default()).unwrap().id(), first.id());
             assert_eq!(first.location("a/b"), format!("{}/a/b", url(&dir)));
         }
     }
@@ -265,7 +279,7 @@ mod tests {
     fn a_foreign_folder_is_refused_and_left_alone() {
         let scratch = TempDir::new();
         crate::durable::write(&scratch.join("holiday photo.jpg"), b"x", 0o600).unwrap();
-        let err = Repository::open(&url(&scratch)).unwrap_err();
+        let err = open(&scratch).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Refused);
         assert!(err.message().contains("holiday photo.jpg"), "{err}");
         assert!(!scratch.join(MARKER).exists());
@@ -276,12 +290,12 @@ mod tests {
         let scratch = TempDir::new();
         let marker = scratch.join(MARKER);
         crate::durable::write(&marker, br#"{"format":7,"id":12,"and":"more"}"#, 0o600).unwrap();
-        let err = Repository::open(&url(&scratch)).unwrap_err();
+        let err = open(&scratch).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unsupported);
         assert!(err.message().contains("format 7"), "{err}");
         for bad in [&b"{\"format\":1}"[..], b"", b"{\"format\":0}", b"\0\0\0", b"[]", &[b' '; 70_000]] {
             crate::durable::write(&marker, bad, 0o600).unwrap();
-            assert_eq!(Repository::open(&url(&scratch)).unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(open(&scratch).unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }
 

@@ -195,11 +195,11 @@ fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
     if sha256_hex(&stored) != part.sha256 {
         return Err(repository.corrupt(&part.key, "its bytes do not have the digest in the manifest"));
     }
-    let raw = zstd::bulk::decompress(&stored, raw_bytes).map_err(|err| repository.corrupt(&part.key, err))?;
-    if raw.len() != raw_bytes {
-        return Err(repository.corrupt(&part.key, format_args!("it unpacks to {} bytes, not {raw_bytes}", raw.len())));
-    }
-    Ok(raw)
+    let name = layout::name_of_part(&part.key);
+    repository.codec.unpack(name, &stored, raw_bytes).map_err(|err| match err.kind() {
+        ErrorKind::Corrupt => repository.corrupt(&part.key, err.message()),
+        _ => err,
+    })
 }
 
 #[cfg_attr(not(test), expect(dead_code, reason = "for verification: proves a whole backup before it is needed"))]

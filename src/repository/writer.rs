@@ -13,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use sha2::{Digest, Sha256};
 
+use super::codec::Packer;
 use super::manifest::{PART_BYTES, Part};
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
@@ -21,7 +22,6 @@ use crate::storage::Body;
 
 const THREADS: u32 = 2;
 const WAITING_PARTS_MAX: usize = 1;
-const LEVEL: i32 = 1;
 /// How long a cancelled or failed writer may go on waiting for a busy thread before it notices.
 const NOTICE_AFTER: Duration = Duration::from_millis(100);
 
@@ -219,18 +219,11 @@ impl Shared {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
-    fn store_part(
-        &self,
-        compressor: &mut zstd::bulk::Compressor<'_>,
-        job: &Job,
-        stored: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        let fault = |err| Error::new(ErrorKind::Internal, "unable to compress a part").with_source(err);
-        stored.clear();
-        stored.reserve(zstd::zstd_safe::compress_bound(job.raw.len()));
-        compressor.compress_to_buffer(&job.raw, stored).map_err(fault)?;
+    fn store_part(&self, packer: &mut Packer, job: &Job, stored: &mut Vec<u8>) -> Result<(), Error> {
+        let name = layout::part_name(self.instance, self.backup, job.number);
+        packer.pack(&name, &job.raw, stored)?;
         let sha256 = sha256_hex(stored);
-        let key = layout::part(self.instance, self.backup, job.number, &sha256);
+        let key = layout::part(&name, &sha256);
         self.repository.store.put(&key, Body::Bytes(stored))?;
         let stored_bytes = stored.len() as u64;
         let size = self.repository.store.size(&key)?;
@@ -247,20 +240,16 @@ impl Shared {
 
 /// A thread's life: parts until there are no more, or until something fails.
 fn store_parts(queue: &Receiver<Job>, shared: &Shared) {
-    let compressor = zstd::bulk::Compressor::new(LEVEL).and_then(|mut compressor| {
-        compressor.include_checksum(true)?;
-        Ok(compressor)
-    });
-    let mut compressor = match compressor {
-        Ok(compressor) => compressor,
-        Err(err) => return shared.fail(Error::new(ErrorKind::Internal, "unable to start zstd").with_source(err)),
+    let mut packer = match shared.repository.codec.packer() {
+        Ok(packer) => packer,
+        Err(err) => return shared.fail(err),
     };
     let mut stored = Vec::new();
     for job in queue {
         if shared.stopped.load(Ordering::SeqCst) {
             return;
         }
-        if let Err(err) = shared.store_part(&mut compressor, &job, &mut stored) {
+        if let Err(err) = shared.store_part(&mut packer, &job, &mut stored) {
             return shared.fail(err);
         }
     }

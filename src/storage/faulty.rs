@@ -49,9 +49,9 @@ impl ObjectStore for FaultyStore {
         self.inner.put(key, body)
     }
 
-    fn get(&self, key: &str) -> Result<Box<dyn Read + Send>, Error> {
+    fn get_range(&self, key: &str, from: u64, bytes: Option<u64>) -> Result<Box<dyn Read + Send>, Error> {
         self.pass()?;
-        let inner = self.inner.get(key)?;
+        let inner = self.inner.get_range(key, from, bytes)?;
         Ok(match self.fault {
             Fault::FailFrom(_) => inner,
             Fault::EndAfter(bytes) => Box::new(inner.take(bytes)),

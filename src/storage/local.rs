@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -235,10 +235,13 @@ impl ObjectStore for LocalStore {
             .hint("See what else deletes files in the repository folder."))
     }
 
-    fn get(&self, key: &str) -> Result<Box<dyn Read + Send>, Error> {
+    fn get_range(&self, key: &str, from: u64, bytes: Option<u64>) -> Result<Box<dyn Read + Send>, Error> {
         let path = self.path(key)?;
         match open_object(&path) {
-            Ok(file) => Ok(Box::new(ObjectReader { file, path })),
+            Ok(mut file) => {
+                file.seek(SeekFrom::Start(from)).map_err(|err| io_error("unable to read", &path, err))?;
+                Ok(Box::new(ObjectReader { file, path }.take(bytes.unwrap_or(u64::MAX))))
+            }
             Err(err) if is_absence(&err) => {
                 Err(self.explain(Error::new(ErrorKind::NotFound, format!("there is no object `{}`", path.display()))))
             }

@@ -4,7 +4,7 @@
 //! overwritten: a name holds what makes it unique, so the same name with other bytes is a fault and is told as one.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
@@ -19,6 +19,18 @@ mod url;
 /// Longest key; S3 allows 1024 bytes, and a prefix has to fit too.
 const KEY_BYTES_MAX: usize = 512;
 
+/// How a store is reached, besides its address. Nothing of it is secret but what lies in the credentials file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(dead_code, reason = "for the drivers of object stores")]
+pub(crate) struct Access {
+    /// TOML, readable by its owner only. `None`: a store that asks for credentials cannot be opened.
+    pub(crate) credentials_file: Option<PathBuf>,
+    /// PEM certificates to trust instead of the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Bytes a second, all transfers of this store together, each way.
+    pub(crate) bandwidth: Option<u64>,
+}
+
 /// A flat store of immutable objects. Contract, checked for every driver by `storage::suite`:
 ///
 /// - `put` is atomic and durable: a key is absent or complete, whatever happens.
@@ -29,12 +41,20 @@ const KEY_BYTES_MAX: usize = 512;
 /// - A store that is not there is `Unavailable`, with the place and the remedy; it is never made anew in silence.
 pub(crate) trait ObjectStore: Send + Sync {
     fn put(&self, key: &str, body: Body<'_>) -> Result<(), Error>;
-    fn get(&self, key: &str) -> Result<Box<dyn Read + Send>, Error>;
+    fn get(&self, key: &str) -> Result<Box<dyn Read + Send>, Error> {
+        self.get_range(key, 0, None)
+    }
+    /// The object from byte `from` on, at most `bytes` of it. Nothing when it ends before.
+    fn get_range(&self, key: &str, from: u64, bytes: Option<u64>) -> Result<Box<dyn Read + Send>, Error>;
     /// The object's size, `None` when there is none.
     fn size(&self, key: &str) -> Result<Option<u64>, Error>;
     /// At most `limit` objects whose key begins with `prefix` and is greater than `after`.
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<StoredObject>, Error>;
     fn delete(&self, key: &str) -> Result<(), Error>;
+    /// Deletes all of `keys`; with a failure some of them may be deleted.
+    fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
     /// The address of the store, without credentials.
     fn url(&self) -> String;
 }
@@ -53,14 +73,14 @@ pub(crate) struct StoredObject {
     pub(crate) bytes: u64,
 }
 
-/// Opens the store at `url`; a folder that does not exist yet is made.
-pub(crate) fn open(url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+/// Opens the store at `url`; a folder that does not exist yet is made, a bucket or container is not.
+pub(crate) fn open(url: &str, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
     let folder = url::parse(url)?;
     Ok(Arc::new(local::LocalStore::create(&folder)?))
 }
 
 /// Opens the store at `url`, which must exist; anything else is `Unavailable`.
-pub(crate) fn open_existing(url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+pub(crate) fn open_existing(url: &str, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
     let folder = url::parse(url)?;
     Ok(Arc::new(local::LocalStore::open(&folder)?))
 }

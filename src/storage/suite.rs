@@ -11,6 +11,7 @@ pub(crate) fn check_contract(store: &dyn ObjectStore) {
     absent_things_are_told(store);
     a_put_is_whole_and_final(store);
     a_file_is_put_like_bytes(store);
+    a_range_is_read_alone(store);
     a_listing_is_ordered_and_paged(store);
     the_same_put_from_many_sides_is_stored_once(store);
 }
@@ -54,6 +55,28 @@ fn a_file_is_put_like_bytes(store: &dyn ObjectStore) {
     assert!(store.put("file/other", Body::File(&scratch.join("none"))).is_err());
     assert_eq!(store.size("file/other").unwrap(), None);
     store.delete("file/key").unwrap();
+}
+
+fn a_range_is_read_alone(store: &dyn ObjectStore) {
+    let bytes: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[usize::from(n % 2 == 0)]).collect();
+    store.put("range/key", Body::Bytes(&bytes)).unwrap();
+    store.put("range/empty", Body::Bytes(b"")).unwrap();
+    let range = |key: &str, from: u64, length: Option<u64>| {
+        let mut read = Vec::new();
+        store.get_range(key, from, length).unwrap().read_to_end(&mut read).unwrap();
+        read
+    };
+    assert_eq!(range("range/key", 0, Some(1)), bytes[..1]);
+    assert_eq!(range("range/key", 0, Some(0)), b"");
+    assert_eq!(range("range/key", 100_001, Some(70_000)), bytes[100_001..170_001]);
+    assert_eq!(range("range/key", 299_999, None), bytes[299_999..]);
+    assert_eq!(range("range/key", 299_999, Some(9)), bytes[299_999..]);
+    assert_eq!(range("range/key", 300_000, None), b"");
+    assert_eq!(range("range/key", 400_000, Some(9)), b"");
+    assert_eq!(range("range/empty", 0, Some(9)), b"");
+    assert_eq!(store.get_range("range/none", 1, Some(1)).err().unwrap().kind(), ErrorKind::NotFound);
+    store.delete_many(&["range/key".to_owned(), "range/none".to_owned(), "range/empty".to_owned()]).unwrap();
+    assert_eq!(store.size("range/key").unwrap(), None);
 }
 
 fn a_listing_is_ordered_and_paged(store: &dyn ObjectStore) {
