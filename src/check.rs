@@ -1,4 +1,4 @@
-//! `coffer check`: the one command beside `serve` that looks at things itself instead of asking the appliance.
+//! `coffer check`: a command like `serve` and `rebuild` that looks at things itself instead of asking the appliance.
 //!
 //! Without a server it tells whether configuration, tools, state directory and repository are fit for use; with one it
 //! also reads that server's real settings. What stands in the way is named with the line that mends it.

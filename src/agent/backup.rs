@@ -102,6 +102,11 @@ fn run(
         (backup.raw_bytes, backup.stored_bytes) = (0, 0);
     }
     let begin = shipper.drain(Deadline::after(SHIP_TIMEOUT))?;
+    if context.store.read(|db| db.is_unproven(instance.id))? {
+        return Err(Error::new(ErrorKind::Refused, "the server on this host is not known to be this instance's").hint(
+            format!("Its catalog was rebuilt: recover it first, with `coffer recover {} --latest`.", instance.name),
+        ));
+    }
     backup.status = BackupStatus::Building;
     save(context, backup)?;
     let stored = store_stream(context, instance, backup, &reporter)?;
@@ -115,6 +120,7 @@ fn run(
         instance: instance.id,
         timeline: end.at.timeline,
         name: backup.name.clone(),
+        description: backup.description.clone(),
         datastore: instance.datastore.clone(),
         server_version: stored.server_version.clone(),
         tool: "mariadb-backup".to_owned(),
@@ -128,13 +134,16 @@ fn run(
         created_at: backup.created_at,
         completed_at: clock::now(),
     };
+    let completed_at = manifest.completed_at;
     let (location, checksum) = context.repository.put_manifest(&manifest)?;
     backup.status = BackupStatus::Completed;
     backup.server_version = stored.server_version;
     backup.location = Some(location);
     backup.checksum = Some(checksum);
     backup.end = Some(end);
-    save(context, backup)
+    // As the manifest has it, so that a catalog rebuilt from there says the same.
+    backup.updated_at = completed_at;
+    context.store.write(|tx| tx.update_backup(backup))
 }
 
 struct StoredStream {

@@ -33,6 +33,7 @@ fn manifest(instance: InstanceId, backup: BackupId, parts: Vec<Part>, writer: &B
         backup,
         instance,
         timeline,
+        description: "a description".to_owned(),
         name: "nightly".to_owned(),
         datastore: "mariadb".to_owned(),
         server_version: "10.11.8-MariaDB-log".to_owned(),

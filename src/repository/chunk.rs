@@ -1,4 +1,4 @@
-//! Chunks of binlog: putting, reading, and finding them again without a catalog.
+//! Chunks of binlog: putting and reading them.
 //!
 //! A chunk is checked while it is written (the bytes must be those the facts describe) and while it is read (the bytes,
 //! the head and the name must belong together), so neither a bad disk nor a mixed-up object can become history.
@@ -13,9 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::{FORMAT, Repository, check_format, hex, layout, sha256_hex, to_json};
 use crate::domain::chunk::{Chunk, ChunkFacts};
-use crate::domain::id::{InstanceId, TimelineId};
 use crate::error::{Error, ErrorKind, error_of, io_error};
-use crate::storage::{Body, StoredObject};
+use crate::storage::Body;
 
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 /// A head holds GTIDs of every server and domain; even thousands of them fit.
@@ -28,9 +27,6 @@ const WINDOW_LOG_MAX: u32 = 25;
 /// Shipping shares the host with the server: speed before size.
 const LEVEL: i32 = 1;
 const COPY_BYTES: usize = 256 * 1024;
-/// When only heads are read.
-const HEAD_BUFFER_BYTES: usize = 8 * 1024;
-const LIST_PAGE: usize = 10_000;
 
 type StoredReader = BufReader<Box<dyn Read + Send>>;
 
@@ -60,14 +56,6 @@ pub(crate) enum ChunkBody<'a> {
         begin: u64,
         end: u64,
     },
-}
-
-/// A chunk as found in the repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FoundChunk {
-    pub(crate) chunk: Chunk,
-    /// As in `ChunkHead`.
-    pub(crate) description: String,
 }
 
 impl Repository {
@@ -118,8 +106,8 @@ impl Repository {
         Ok((head, reader))
     }
 
-    fn open_head(&self, key: &str, buffer_bytes: usize) -> Result<(ChunkHead, StoredReader), Error> {
-        let mut object = BufReader::with_capacity(buffer_bytes, self.store.get(key)?);
+    fn open_head(&self, key: &str) -> Result<(ChunkHead, StoredReader), Error> {
+        let mut object = BufReader::with_capacity(COPY_BYTES, self.store.get(key)?);
         let head = read_head(&mut object, &self.location(key))?;
         if layout::chunk(&head.facts) != key || head.facts.end <= head.facts.begin {
             return Err(self.corrupt(key, "its head belongs to another name"));
@@ -128,7 +116,7 @@ impl Repository {
     }
 
     fn open_chunk(&self, key: &str) -> Result<(ChunkHead, ChunkReader), Error> {
-        let (head, object) = self.open_head(key, COPY_BYTES)?;
+        let (head, object) = self.open_head(key)?;
         let facts = &head.facts;
         let unusable = |err| Error::new(ErrorKind::Internal, "unable to start zstd").with_source(err);
         let mut decoder = zstd::Decoder::with_buffer(object).map_err(unusable)?;
@@ -173,10 +161,7 @@ impl Repository {
     }
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for rebuilding the catalog from the repository alone, and for verification")
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "for verification"))]
 impl Repository {
     /// The chunk's head and all its raw bytes, checked. More than `bytes_max` of them are refused.
     pub(crate) fn read_chunk_verified(
@@ -196,58 +181,6 @@ impl Repository {
             .read_to_end(&mut raw)
             .map_err(|err| error_of(err, &format!("unable to read `{}`", self.location(key))))?;
         Ok((head, raw))
-    }
-
-    /// All chunks of a timeline in the order of its history, from their heads alone.
-    ///
-    /// A chunk that cannot be read is an item of its own; the iteration goes on behind it. It ends when listing fails.
-    pub(crate) fn chunk_heads(&self, instance: InstanceId, timeline: TimelineId) -> ChunkHeads<'_> {
-        ChunkHeads {
-            repository: self,
-            prefix: layout::binlog_prefix(instance, timeline),
-            page: Vec::new().into_iter(),
-            after: None,
-            ended: false,
-        }
-    }
-}
-
-/// Iterates over a timeline's chunks; see `Repository::chunk_heads`.
-pub(crate) struct ChunkHeads<'a> {
-    repository: &'a Repository,
-    prefix: String,
-    page: std::vec::IntoIter<StoredObject>,
-    after: Option<String>,
-    ended: bool,
-}
-
-impl Iterator for ChunkHeads<'_> {
-    type Item = Result<FoundChunk, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(object) = self.page.next() {
-                self.after = Some(object.key.clone());
-                let found = self.repository.open_head(&object.key, HEAD_BUFFER_BYTES).map(|(head, _)| FoundChunk {
-                    chunk: Chunk { facts: head.facts, key: object.key, stored_bytes: object.bytes },
-                    description: head.description,
-                });
-                return Some(found);
-            }
-            if self.ended {
-                return None;
-            }
-            match self.repository.store.list(&self.prefix, self.after.as_deref(), LIST_PAGE) {
-                Ok(page) => {
-                    self.ended = page.len() < LIST_PAGE;
-                    self.page = page.into_iter();
-                }
-                Err(err) => {
-                    self.ended = true;
-                    return Some(Err(err));
-                }
-            }
-        }
     }
 }
 
@@ -323,7 +256,7 @@ fn head_frame(head: &ChunkHead) -> Result<Vec<u8>, Error> {
     Ok(frame)
 }
 
-fn read_head(object: &mut impl Read, location: &str) -> Result<ChunkHead, Error> {
+pub(super) fn read_head(object: &mut impl Read, location: &str) -> Result<ChunkHead, Error> {
     let corrupt = |why: &str| super::corrupt(location, why);
     let fault = |err: io::Error| match err.kind() {
         io::ErrorKind::UnexpectedEof => corrupt("it ends within its head"),
@@ -414,4 +347,4 @@ fn internal(key: &str, why: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

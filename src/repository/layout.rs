@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::domain::chunk::ChunkFacts;
-use crate::domain::id::{BackupId, InstanceId, TimelineId};
+use crate::domain::id::{BackupId, InstanceId, RecoveryId, TimelineId};
+use crate::domain::recovery::Recovery;
 
 pub(super) const INSTANCES: &str = "instances/";
 
@@ -32,8 +33,42 @@ pub(super) fn settings(instance: InstanceId, created_at: Timestamp, sha256: &str
     format!("{}{created}-{}.json", settings_prefix(instance), short(sha256))
 }
 
+/// When the settings with this key were stored.
+pub(super) fn time_of_settings(key: &str, instance: InstanceId) -> Option<Timestamp> {
+    let (time, _) = key.strip_prefix(&settings_prefix(instance))?.split_once('-')?;
+    time.parse().ok()
+}
+
+pub(super) fn recoveries_prefix(instance: InstanceId) -> String {
+    format!("{}recoveries/", instance_prefix(instance))
+}
+
+/// What the record of a settled recovery is called before it is packed; `bytes` and `sha256` are its text's.
+pub(super) fn recovery_name(recovery: &Recovery, bytes: usize, sha256: &str) -> String {
+    let time = recovery.updated_at.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S%.9fZ").to_string();
+    format!("{}{}/{time}-{bytes}-{}.json", recoveries_prefix(recovery.instance), recovery.id, short(sha256))
+}
+
+/// The key of the record of `name`.
+pub(super) fn recovery(name: &str) -> String {
+    format!("{name}.zst")
+}
+
+/// What the key of a recovery's record says: the recovery, when it changed, and how long its text is.
+pub(super) fn recovery_of(key: &str, instance: InstanceId) -> Option<(RecoveryId, Timestamp, usize)> {
+    let (id, name) = key.strip_prefix(&recoveries_prefix(instance))?.split_once('/')?;
+    let mut fields = name.split('-');
+    let (time, bytes) = (fields.next()?, fields.next()?);
+    Some((id.parse().ok()?, time.parse().ok()?, bytes.parse().ok()?))
+}
+
+/// What the record with this key is called, see `recovery_name`.
+pub(super) fn name_of_recovery(key: &str) -> &str {
+    key.find(".json.").map_or(key, |at| key.get(..at + ".json".len()).unwrap_or(key))
+}
+
 pub(super) fn binlog_prefix(instance: InstanceId, timeline: TimelineId) -> String {
-    format!("{}binlog/{timeline}/", instance_prefix(instance))
+    format!("{}{timeline}/", binlogs_prefix(instance))
 }
 
 pub(super) fn chunk(facts: &ChunkFacts) -> String {
@@ -45,6 +80,17 @@ pub(super) fn chunk(facts: &ChunkFacts) -> String {
         facts.end,
         short(&facts.sha256)
     )
+}
+
+/// Where a chunk lies, read from its key: ordinal and first byte.
+pub(super) fn place_of_chunk(key: &str) -> Option<(u32, u64)> {
+    let mut fields = key.rsplit('/').next()?.split('.').next()?.split('-');
+    let place = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    fields.nth(1).map(|_| place)
+}
+
+pub(super) fn binlogs_prefix(instance: InstanceId) -> String {
+    format!("{}binlog/", instance_prefix(instance))
 }
 
 pub(super) fn backups_prefix(instance: InstanceId) -> String {

@@ -49,12 +49,16 @@ mod backup_tests;
 mod bench;
 pub(crate) mod chunk;
 pub(crate) mod codec;
+mod heads;
 mod history;
 mod layout;
 pub(crate) mod manifest;
 pub(crate) mod reader;
+pub(crate) mod recoveries;
 mod sealed;
 pub(crate) mod writer;
+
+pub(crate) use history::FoundSettings;
 
 /// The format this version writes, and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;

@@ -4,7 +4,8 @@
 //! leaves nothing behind if it does not. There is one writer at a time and no wait inside a transaction: closures look
 //! and write, whatever takes long happens outside. A write inside a write of the same thread would wait for itself.
 //!
-//! The catalog (backups, timelines, chunks) can be rebuilt from the repository; tokens, tasks and instances can not.
+//! The catalog (instances, timelines, chunks, completed backups, settled recoveries) can be rebuilt from the repository;
+//! tokens and tasks can not, and need not be (see `catalog`).
 
 mod backups;
 mod chunks;
@@ -119,6 +120,33 @@ impl Store {
         let value = change(&Tx { db: Db { connection: &transaction } })?;
         transaction.commit().map_err(sql::error)?;
         Ok(value)
+    }
+
+    /// Every row of every table as text, for comparing two states.
+    #[cfg(test)]
+    pub(crate) fn dump(&self) -> std::collections::BTreeMap<String, Vec<String>> {
+        let all = self.read(|db| {
+            let names = db.list(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
+                [],
+                |row| sql::column::<String>(row, "name"),
+            )?;
+            let mut tables = std::collections::BTreeMap::new();
+            for name in names {
+                let mut rows = db.list(&format!("SELECT * FROM {name}"), [], |row| {
+                    let columns = row.as_ref().column_count();
+                    let names: Vec<&str> = row.as_ref().column_names().collect();
+                    let values: Vec<String> = (0..columns)
+                        .map(|at| Ok(format!("{}={:?}", names[at], row.get_ref(at).map_err(sql::error)?)))
+                        .collect::<Result<_, Error>>()?;
+                    Ok(values.join(" "))
+                })?;
+                rows.sort();
+                tables.insert(name, rows);
+            }
+            Ok(tables)
+        });
+        all.unwrap()
     }
 
     fn borrow_reader(&self) -> Result<Reader<'_>, Error> {
