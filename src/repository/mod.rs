@@ -46,7 +46,7 @@ use crate::storage::{self, Access, Body, ObjectStore};
 #[cfg(test)]
 mod backup_tests;
 #[cfg(test)]
-mod bench;
+pub(crate) mod bench;
 pub(crate) mod chunk;
 pub(crate) mod codec;
 mod heads;

@@ -123,6 +123,14 @@ impl Tx<'_> {
         self.remove_meta(&format!("{DELETED}{instance}"))
     }
 
+    /// Forgets what is kept here of an instance that is looked after no more.
+    pub(super) fn forget_meta_of(&self, instance: InstanceId) -> Result<(), Error> {
+        for timeline in self.timelines(instance)? {
+            self.remove_meta(&format!("{SHIP_AFTER}{}", timeline.id))?;
+        }
+        self.set_proven(instance)
+    }
+
     fn remove_meta(&self, key: &str) -> Result<(), Error> {
         self.execute("DELETE FROM meta WHERE key = ?1", [key]).map(drop)
     }

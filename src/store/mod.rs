@@ -122,31 +122,23 @@ impl Store {
         Ok(value)
     }
 
-    /// Every row of every table as text, for comparing two states.
+    /// Every row of every table, each column as text, for comparing two states.
     #[cfg(test)]
-    pub(crate) fn dump(&self) -> std::collections::BTreeMap<String, Vec<String>> {
-        let all = self.read(|db| {
-            let names = db.list(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
-                [],
-                |row| sql::column::<String>(row, "name"),
-            )?;
-            let mut tables = std::collections::BTreeMap::new();
-            for name in names {
-                let mut rows = db.list(&format!("SELECT * FROM {name}"), [], |row| {
-                    let columns = row.as_ref().column_count();
-                    let names: Vec<&str> = row.as_ref().column_names().collect();
-                    let values: Vec<String> = (0..columns)
-                        .map(|at| Ok(format!("{}={:?}", names[at], row.get_ref(at).map_err(sql::error)?)))
-                        .collect::<Result<_, Error>>()?;
-                    Ok(values.join(" "))
+    pub(crate) fn dump(&self) -> std::collections::BTreeMap<String, Vec<std::collections::BTreeMap<String, String>>> {
+        let query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'";
+        let dumped = self.read(|db| {
+            let names = db.list(query, [], |row| sql::column::<String>(row, "name"))?;
+            let table = |name: String| {
+                let rows = db.list(&format!("SELECT * FROM {name}"), [], |row| {
+                    let columns: Vec<String> = row.as_ref().column_names().map(str::to_owned).collect();
+                    let value = |column: &String| sql::column::<rusqlite::types::Value>(row, column);
+                    columns.iter().map(|column| Ok((column.clone(), format!("{:?}", value(column)?)))).collect()
                 })?;
-                rows.sort();
-                tables.insert(name, rows);
-            }
-            Ok(tables)
+                Ok((name, rows))
+            };
+            names.into_iter().map(table).collect()
         });
-        all.unwrap()
+        dumped.unwrap()
     }
 
     fn borrow_reader(&self) -> Result<Reader<'_>, Error> {
