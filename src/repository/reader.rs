@@ -174,10 +174,13 @@ impl Fetcher {
 }
 
 /// The raw bytes of a part. Nothing is decompressed whose digest is not right.
-pub(super) fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
-    let too_large = || repository.corrupt(&part.key, "its sizes in the manifest cannot be");
-    let stored_bytes = usize::try_from(part.stored_bytes).map_err(|_| too_large())?;
-    let raw_bytes = usize::try_from(part.raw_bytes).map_err(|_| too_large())?;
+fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
+    unpack_part(repository, part, &fetch_stored(repository, part)?)
+}
+
+/// The bytes of a part as they are stored, proven.
+pub(super) fn fetch_stored(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
+    let stored_bytes = usize::try_from(part.stored_bytes).map_err(|_| impossible(repository, part))?;
     let object = repository.store.get(&part.key).map_err(|err| match err.kind() {
         ErrorKind::NotFound => repository.corrupt(&part.key, "the part is missing"),
         _ => err,
@@ -195,9 +198,20 @@ pub(super) fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>
     if sha256_hex(&stored) != part.sha256 {
         return Err(repository.corrupt(&part.key, "its bytes do not have the digest in the manifest"));
     }
+    Ok(stored)
+}
+
+fn impossible(repository: &Repository, part: &Part) -> Error {
+    repository.corrupt(&part.key, "its sizes in the manifest cannot be")
+}
+
+/// The raw bytes of a part whose stored bytes are proven. `Refused` when nothing here opens it.
+pub(super) fn unpack_part(repository: &Repository, part: &Part, stored: &[u8]) -> Result<Vec<u8>, Error> {
+    let raw_bytes = usize::try_from(part.raw_bytes).map_err(|_| impossible(repository, part))?;
     let name = layout::name_of_part(&part.key);
-    repository.codec.unpack(name, &stored, raw_bytes).map_err(|err| match err.kind() {
+    repository.codec.unpack(name, stored, raw_bytes).map_err(|err| match err.kind() {
         ErrorKind::Corrupt => repository.corrupt(&part.key, err.message()),
+        ErrorKind::Refused => repository.locked(&part.key, &[], &err.message()),
         _ => err,
     })
 }

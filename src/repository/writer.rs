@@ -223,7 +223,7 @@ impl Shared {
         let name = layout::part_name(self.instance, self.backup, job.number);
         packer.pack(&name, &job.raw, stored)?;
         let sha256 = sha256_hex(stored);
-        let key = layout::part(&name, &sha256);
+        let key = layout::part(&name, &sha256, self.repository.codec.form());
         self.repository.store.put(&key, Body::Bytes(stored))?;
         let stored_bytes = stored.len() as u64;
         let size = self.repository.store.size(&key)?;
