@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, io_error};
 use crate::lock::StateLock;
 use crate::logging;
 use crate::queue::{Bell, Run, Workers};
-use crate::repository::{self, Repository, hex};
+use crate::repository::{self, Repository, Transfers, hex};
 use crate::service::{Service, ServiceSettings, hex_of};
 use crate::storage::Access;
 use crate::store::Store;
@@ -133,6 +133,7 @@ pub(crate) fn repository_settings(config: &Config) -> repository::Settings {
             ca_file: from.ca_file.clone(),
             bandwidth: from.bandwidth,
         },
+        transfers: Transfers::new(from.transfers),
     }
 }
 

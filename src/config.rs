@@ -24,6 +24,8 @@ const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 const TENANT_DEFAULT: &str = "appliance";
 const CREDENTIALS_FILE: &str = "credentials.toml";
 const BANDWIDTH: RangeInclusive<u64> = 64 << 10..=1 << 40;
+const TRANSFERS_DEFAULT: u64 = 4;
+const TRANSFERS: RangeInclusive<u64> = 1..=16;
 const WORKERS_DEFAULT: u64 = 2;
 const WORKERS: RangeInclusive<u64> = 1..=32;
 const BUFFER_POOL_BYTES_DEFAULT: u64 = 128 << 20;
@@ -56,6 +58,7 @@ struct RawRepository {
     credentials_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     bandwidth_bytes_per_second: Option<u64>,
+    transfers: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -116,6 +119,8 @@ pub(crate) struct Repository {
     pub(crate) credentials_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) bandwidth: Option<u64>,
+    /// Objects that one backup or one restore has on their way at a time.
+    pub(crate) transfers: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +227,8 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
     let bandwidth = bandwidth
         .map(|bytes| source.number(SECTION, "bandwidth_bytes_per_second", Some(bytes), bytes, BANDWIDTH))
         .transpose()?;
-    Ok(Repository { credentials_file, ca_file, bandwidth })
+    let transfers = source.number(SECTION, "transfers", raw.transfers, TRANSFERS_DEFAULT, TRANSFERS)?;
+    Ok(Repository { credentials_file, ca_file, bandwidth, transfers: usize::try_from(transfers).unwrap_or(1) })
 }
 
 fn http(source: &Source<'_>, raw: RawHttp) -> Result<Http, Error> {

@@ -58,6 +58,12 @@ pub(super) const KEYS: &[Key] = &[
         "The most that goes to the repository, and the most that comes from it, 64 KiB to 1 TiB a second. Default: no limit.",
     ),
     key(
+        "repository",
+        "transfers",
+        Value::Default("4"),
+        "Objects that a backup or a restore has on their way at a time, 1 to 16. More help with a store that is far away;\neach may take 8 MiB of memory.",
+    ),
+    key(
         "http",
         "listen",
         Value::Default("\"127.0.0.1:8779\""),

@@ -22,6 +22,11 @@ impl Codec {
         Ok(Codec {})
     }
 
+    /// What decides how a part is packed: parts of two codecs that say the same can stand in one backup.
+    pub(super) fn describe(&self) -> String {
+        super::manifest::COMPRESSION.to_owned()
+    }
+
     pub(crate) fn packer(&self) -> Result<Packer, Error> {
         let fault = |err| Error::new(ErrorKind::Internal, "unable to start zstd").with_source(err);
         let mut zstd = zstd::bulk::Compressor::new(LEVEL).map_err(fault)?;
