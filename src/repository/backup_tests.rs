@@ -25,7 +25,7 @@ fn flag() -> Arc<AtomicBool> {
     Arc::new(AtomicBool::new(false))
 }
 
-fn manifest(instance: InstanceId, backup: BackupId, parts: Vec<Part>, writer: &BackupWriter) -> Manifest {
+pub(super) fn manifest(instance: InstanceId, backup: BackupId, parts: Vec<Part>, writer: &BackupWriter) -> Manifest {
     let timeline = TimelineId::random();
     let at = Coordinate { timeline, ordinal: 1, file: "binlog.000001".to_owned(), position: 4711 };
     Manifest {

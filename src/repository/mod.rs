@@ -55,6 +55,9 @@ pub(crate) mod manifest;
 pub(crate) mod reader;
 pub(crate) mod resume;
 mod sealed;
+#[cfg(test)]
+mod transfer_tests;
+pub(crate) mod verify;
 pub(crate) mod writer;
 
 /// The format this version writes, and the newest it reads.
