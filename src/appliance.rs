@@ -22,7 +22,7 @@ use crate::logging;
 use crate::process::Cmd;
 use crate::queue::{Bell, Run, Workers};
 use crate::repository::codec::IdentitySource;
-use crate::repository::{self, Repository, hex};
+use crate::repository::{self, Repository, Transfers, hex};
 use crate::service::{Service, ServiceSettings, hex_of};
 use crate::storage::Access;
 use crate::store::Store;
@@ -147,6 +147,7 @@ pub(crate) fn repository_settings(config: &Config) -> repository::Settings {
                 IdentitySource::Asked(Arc::new(move || ask(&argv)))
             }
         },
+        transfers: Transfers::new(from.transfers),
     }
 }
 

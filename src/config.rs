@@ -25,6 +25,8 @@ const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 const TENANT_DEFAULT: &str = "appliance";
 const CREDENTIALS_FILE: &str = "credentials.toml";
 const BANDWIDTH: RangeInclusive<u64> = 64 << 10..=1 << 40;
+const TRANSFERS_DEFAULT: u64 = 4;
+const TRANSFERS: RangeInclusive<u64> = 1..=16;
 const WORKERS_DEFAULT: u64 = 2;
 const WORKERS: RangeInclusive<u64> = 1..=32;
 const BUFFER_POOL_BYTES_DEFAULT: u64 = 128 << 20;
@@ -61,6 +63,7 @@ struct RawRepository {
     encrypt_to: Vec<String>,
     identity_file: Option<PathBuf>,
     identity_command: Vec<String>,
+    transfers: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -125,6 +128,8 @@ pub(crate) struct Repository {
     /// Public keys, as typed.
     pub(crate) encrypt_to: Vec<String>,
     pub(crate) identity: Identity,
+    /// Objects that one backup or one restore has on their way at a time.
+    pub(crate) transfers: usize,
 }
 
 /// Where the secret is that opens what is encrypted.
@@ -240,6 +245,7 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
     let bandwidth = bandwidth
         .map(|bytes| source.number(SECTION, "bandwidth_bytes_per_second", Some(bytes), bytes, BANDWIDTH))
         .transpose()?;
+    let transfers = source.number(SECTION, "transfers", raw.transfers, TRANSFERS_DEFAULT, TRANSFERS)?;
     let compression = match raw.compression.as_deref() {
         None => Compression::default(),
         Some(name) => Compression::named(name).ok_or_else(|| {
@@ -258,7 +264,15 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
         }
     };
     let encrypt_to = raw.encrypt_to;
-    Ok(Repository { credentials_file, ca_file, bandwidth, compression, encrypt_to, identity })
+    Ok(Repository {
+        credentials_file,
+        ca_file,
+        bandwidth,
+        compression,
+        encrypt_to,
+        identity,
+        transfers: usize::try_from(transfers).unwrap_or(1),
+    })
 }
 
 fn http(source: &Source<'_>, raw: RawHttp) -> Result<Http, Error> {

@@ -82,6 +82,12 @@ pub(super) const KEYS: &[Key] = &[
         "Program and arguments that print what would stand in identity_file. Run only when something must be decrypted; the\nanswer stays in memory until coffer ends.",
     ),
     key(
+        "repository",
+        "transfers",
+        Value::Default("4"),
+        "Objects that a backup or a restore has on their way at a time, 1 to 16. More help with a store that is far away;\neach may take 8 MiB of memory.",
+    ),
+    key(
         "http",
         "listen",
         Value::Default("\"127.0.0.1:8779\""),

@@ -25,7 +25,7 @@ fn flag() -> Arc<AtomicBool> {
     Arc::new(AtomicBool::new(false))
 }
 
-fn manifest(
+pub(super) fn manifest(
     repository: &Repository,
     instance: InstanceId,
     backup: BackupId,
@@ -58,7 +58,7 @@ fn manifest(
 
 fn store(repository: &Repository, raw: &[u8]) -> Result<Manifest, Error> {
     let (instance, backup) = (InstanceId::random(), BackupId::random());
-    let mut writer = BackupWriter::begin(repository, instance, backup, flag())?;
+    let mut writer = BackupWriter::begin(repository, instance, backup, None, flag())?;
     // Uneven pieces, as a pipe gives them.
     for piece in raw.chunks(70_001) {
         writer.write_all(piece).map_err(|err| error_of(err, "writing"))?;
@@ -247,7 +247,7 @@ fn a_cancelled_transfer_ends_and_a_dropped_one_leaves_no_thread() {
     let stored = store(&bench.repository, &raw).unwrap();
     let cancelled = flag();
     let mut writer =
-        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), Arc::clone(&cancelled))
+        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), None, Arc::clone(&cancelled))
             .unwrap();
     writer.write_all(&raw[..PART_BYTES + 5]).unwrap();
     cancelled.store(true, Ordering::SeqCst);
@@ -261,7 +261,8 @@ fn a_cancelled_transfer_ends_and_a_dropped_one_leaves_no_thread() {
     let mut reader = BackupReader::begin(&bench.repository, &stored, flag()).unwrap();
     reader.read_exact(&mut [0; 100]).unwrap();
     drop(reader);
-    let mut writer = BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), flag()).unwrap();
+    let mut writer =
+        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), None, flag()).unwrap();
     writer.write_all(&raw).unwrap();
     drop(writer);
 }
@@ -269,7 +270,8 @@ fn a_cancelled_transfer_ends_and_a_dropped_one_leaves_no_thread() {
 #[test]
 fn a_writer_ends_once() {
     let bench = Bench::new();
-    let mut writer = BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), flag()).unwrap();
+    let mut writer =
+        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), None, flag()).unwrap();
     let progress = writer.progress();
     writer.write_all(b"small").unwrap();
     assert_eq!(writer.finish().unwrap().len(), 1);
@@ -285,7 +287,7 @@ fn a_deleted_backup_is_gone_and_its_neighbour_is_not() {
     let mut backups = Vec::new();
     for seed in 0..3 {
         let backup = BackupId::random();
-        let mut writer = BackupWriter::begin(&bench.repository, instance, backup, flag()).unwrap();
+        let mut writer = BackupWriter::begin(&bench.repository, instance, backup, None, flag()).unwrap();
         writer.write_all(&sample(PART_BYTES + 10, seed)).unwrap();
         let parts = writer.finish().unwrap();
         let manifest = manifest(&bench.repository, instance, backup, parts, &writer);

@@ -1,5 +1,6 @@
 //! Manifests: what makes stored parts a backup.
 
+use std::collections::HashSet;
 use std::io::Read;
 
 use jiff::Timestamp;
@@ -67,7 +68,6 @@ pub(crate) struct Part {
 
 impl Manifest {
     /// Bytes in the repository, all parts together.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for rebuilding the catalog from the repository alone"))]
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.stored_bytes).sum()
     }
@@ -153,6 +153,18 @@ impl Repository {
                 return Ok(());
             }
         }
+    }
+
+    /// Deletes what lies beside the parts of a backup: what earlier tries had stored and the last one did not use.
+    /// Returns how many objects those were.
+    pub(crate) fn delete_orphans(&self, manifest: &Manifest) -> Result<usize, Error> {
+        let own: HashSet<&str> = manifest.parts.iter().map(|part| part.key.as_str()).collect();
+        let commit = layout::manifest(manifest.instance, manifest.backup);
+        let all = self.keys(&layout::backup_prefix(manifest.instance, manifest.backup))?;
+        let orphans: Vec<String> =
+            all.into_iter().filter(|key| *key != commit && !own.contains(key.as_str())).collect();
+        self.store.delete_many(&orphans)?;
+        Ok(orphans.len())
     }
 
     fn fetch_manifest(&self, instance: InstanceId, backup: BackupId) -> Result<Vec<u8>, Error> {

@@ -55,7 +55,10 @@ mod history;
 mod layout;
 pub(crate) mod manifest;
 pub(crate) mod reader;
+pub(crate) mod resume;
 mod sealed;
+#[cfg(test)]
+mod transfer_tests;
 pub(crate) mod verify;
 pub(crate) mod writer;
 
@@ -73,6 +76,29 @@ pub(crate) struct Settings {
     /// Public keys that everything is encrypted to; none: nothing is.
     pub(crate) encrypt_to: Vec<String>,
     pub(crate) identity: IdentitySource,
+    pub(crate) transfers: Transfers,
+}
+
+/// How many objects one backup or one restore has on their way at a time; each costs memory for a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transfers(usize);
+
+impl Transfers {
+    pub(crate) const DEFAULT: usize = 4;
+
+    pub(crate) fn new(count: usize) -> Transfers {
+        Transfers(count.max(1))
+    }
+
+    pub(crate) fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl Default for Transfers {
+    fn default() -> Transfers {
+        Transfers::new(Transfers::DEFAULT)
+    }
 }
 
 /// A repository that was found to be one. Cheap to clone.
@@ -80,6 +106,7 @@ pub(crate) struct Settings {
 pub(crate) struct Repository {
     store: Arc<dyn ObjectStore>,
     codec: Codec,
+    transfers: Transfers,
     id: Uuid,
     /// Where an object too large for memory is built before it is stored.
     scratch_dir: PathBuf,
@@ -142,7 +169,8 @@ impl Repository {
 
     fn with_marker(store: Arc<dyn ObjectStore>, settings: &Settings, marker: &Marker) -> Result<Repository, Error> {
         let codec = Codec::new(settings)?;
-        Ok(Repository { store, codec, id: marker.id, scratch_dir: std::env::temp_dir() })
+        let transfers = settings.transfers;
+        Ok(Repository { store, codec, transfers, id: marker.id, scratch_dir: std::env::temp_dir() })
     }
 
     /// Builds large objects in `dir` instead of the system's temporary directory.

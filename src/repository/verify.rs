@@ -6,7 +6,7 @@ use std::io;
 use super::chunk::{ChunkReader, Measured};
 use super::codec::Fault;
 use super::manifest::{Manifest, Part};
-use super::reader::{fetch_stored, unpack_part};
+use super::reader::{fetch_stored, unpack};
 use super::{Repository, layout};
 use crate::domain::chunk::Chunk;
 use crate::domain::id::{BackupId, InstanceId};
@@ -25,8 +25,9 @@ pub(crate) enum Proof {
 impl Repository {
     /// Reads the whole part. `Corrupt`, naming it, when it is not what the manifest says.
     pub(crate) fn verify_part(&self, part: &Part) -> Result<Proof, Error> {
-        let stored = fetch_stored(self, part)?;
-        match unpack_part(self, part, &stored) {
+        let mut stored = Vec::new();
+        fetch_stored(self, part, &mut stored)?;
+        match unpack(self, part, &stored) {
             Ok(_) => Ok(Proof::Contents),
             Err(err) if err.kind() == ErrorKind::Refused => Ok(Proof::Stored),
             Err(err) => Err(err),
