@@ -51,6 +51,8 @@ mod backup_tests;
 mod bench;
 pub(crate) mod chunk;
 pub(crate) mod codec;
+#[cfg(test)]
+mod encryption_tests;
 mod history;
 mod layout;
 pub(crate) mod manifest;
@@ -224,11 +226,6 @@ impl Repository {
         }
         let to = self.chunk_head(key)?.encrypted_to;
         self.codec.check_opens(&to).map_err(|why| self.locked(key, &to, &why))
-    }
-
-    /// The public keys of the identities that are here; none: nothing that is encrypted can be read. Asks for them.
-    pub(crate) fn identities(&self) -> Result<Vec<String>, Error> {
-        self.codec.identities()
     }
 
     /// `recipients` are those the object is encrypted to, if that is known.
