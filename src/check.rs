@@ -16,6 +16,7 @@ use crate::datastore::mariadb::program_version;
 use crate::domain::instance::{Control, Server};
 use crate::error::{Error, ErrorKind, io_error};
 use crate::repository::Repository;
+use crate::repository::codec::Codec;
 
 /// Prints what was found; `Refused` when something stands in the way.
 pub(crate) fn run(check: &cli::Check) -> Result<(), Error> {
@@ -82,6 +83,7 @@ fn check_host(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Proble
             }),
         }
     }
+    check_encryption(config, fine, problems);
     match Repository::open_existing(&config.repository_url, &repository_settings(config)) {
         Ok(repository) => fine.push(format!("The repository {} can be read.", repository.url())),
         Err(err) if err.kind() == ErrorKind::NotFound || err.kind() == ErrorKind::Unavailable => {
@@ -89,6 +91,41 @@ fn check_host(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Proble
         }
         Err(err) => problems
             .push(Problem { what: err.message(), mend: err.hint_text().unwrap_or("Set repository_url.").to_owned() }),
+    }
+}
+
+/// Whether what is stored is encrypted, and whether it can be read again on this host.
+fn check_encryption(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    let found = Codec::new(&repository_settings(config)).and_then(|codec| Ok((codec.identities()?, codec)));
+    let (identities, codec) = match found {
+        Ok(found) => found,
+        Err(err) => {
+            let mend = err.hint_text().unwrap_or("Set repository.encrypt_to and repository.identity_file.").to_owned();
+            return problems.push(Problem { what: err.message(), mend });
+        }
+    };
+    let recipients = codec.recipients();
+    fine.push(match recipients.len() {
+        0 => "What is stored from now on is not encrypted (repository.encrypt_to is empty).".to_owned(),
+        count => format!("What is stored from now on is encrypted to {count} recipients."),
+    });
+    if identities.is_empty() {
+        if !recipients.is_empty() {
+            let what = "No identity is on this host: it backs up and ships, and cannot recover without \
+                        repository.identity_file.";
+            fine.push(what.to_owned());
+        }
+    } else if recipients.is_empty() || identities.iter().any(|identity| recipients.contains(identity)) {
+        fine.push(format!("The identity of {} is on this host.", identities.join(", ")));
+    } else {
+        problems.push(Problem {
+            what: format!(
+                "the identity on this host is that of {} and opens nothing that is stored from now on",
+                identities.join(", ")
+            ),
+            mend: "Add its public key to repository.encrypt_to, or the identity of a recipient to identity_file."
+                .to_owned(),
+        });
     }
 }
 

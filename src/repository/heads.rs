@@ -2,7 +2,7 @@
 
 use std::io::{Cursor, Read};
 
-use super::chunk::read_head;
+use super::chunk::ChunkHead;
 use super::{Repository, layout};
 use crate::domain::chunk::Chunk;
 use crate::domain::id::{InstanceId, TimelineId};
@@ -37,15 +37,15 @@ impl Repository {
     pub(crate) fn chunk_from_head(&self, object: &StoredObject) -> Result<Chunk, Error> {
         let (key, location) = (object.key.as_str(), self.location(&object.key));
         let mut bytes = self.read_range(key, 0, HEAD_BYTES)?;
-        // Magic and length; what is wrong with them is told by `read_head`.
+        // Magic and length; what is wrong with them is told by `ChunkHead::read`.
         let length = bytes.get(4..8).and_then(|length| length.try_into().ok()).map_or(0, u32::from_le_bytes);
         let whole = 8 + u64::from(length);
         if whole > bytes.len() as u64 && whole <= HEAD_BYTES_MAX {
             let from = bytes.len() as u64;
             bytes.extend(self.read_range(key, from, whole - from)?);
         }
-        let head = read_head(&mut Cursor::new(bytes), &location)?;
-        if layout::chunk(&head.facts) != key || head.facts.end <= head.facts.begin {
+        let head = ChunkHead::read(&mut Cursor::new(bytes), &location)?;
+        if layout::chunk(&head.facts, head.form()) != key || head.facts.end <= head.facts.begin {
             return Err(self.corrupt(key, "its head belongs to another name"));
         }
         Ok(Chunk { facts: head.facts, key: object.key.clone(), stored_bytes: object.bytes })
@@ -68,14 +68,14 @@ mod tests {
     use crate::domain::chunk::GtidRange;
     use crate::error::ErrorKind;
     use crate::repository::bench::{Bench, sample};
+    use crate::repository::chunk::ChunkBody;
     use crate::repository::chunk::tests::facts;
-    use crate::repository::chunk::{ChunkBody, ChunkHead};
     use crate::storage::faulty::Fault;
 
     fn put(bench: &Bench, raw: &[u8], begin: u64, ranges: u32) -> Chunk {
         let range = |server_id| GtidRange { domain: 0, server_id, first: 1, last: u64::MAX };
         let facts = crate::domain::chunk::ChunkFacts { ranges: (0..ranges).map(range).collect(), ..facts(raw, begin) };
-        bench.repository.put_chunk(&ChunkHead::new(facts, b"\x01description"), ChunkBody::Bytes(raw)).unwrap()
+        bench.repository.put_chunk(&facts, b"\x01description", ChunkBody::Bytes(raw)).unwrap()
     }
 
     #[test]

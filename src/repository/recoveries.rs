@@ -28,6 +28,8 @@ pub(crate) struct RecoveryRecord {
     pub(crate) recovery: RecoveryId,
     /// When the recovery came to be as the record has it.
     pub(crate) updated_at: Timestamp,
+    /// Bytes of the record unpacked.
+    pub(crate) bytes: usize,
     pub(crate) object: StoredObject,
 }
 
@@ -42,7 +44,7 @@ impl Repository {
         let name = layout::recovery_name(recovery, text.len(), &sha256_hex(&text));
         let mut packed = Vec::new();
         self.codec.packer()?.pack(&name, &text, &mut packed)?;
-        match self.store.put(&layout::recovery(&name), Body::Bytes(&packed)) {
+        match self.store.put(&layout::recovery(&name, self.codec.form()), Body::Bytes(&packed)) {
             // The name holds the digest of the text; packed a second time it may look different.
             Err(err) if err.kind() == ErrorKind::Conflict => Ok(()),
             put => put,
@@ -53,16 +55,16 @@ impl Repository {
     pub(crate) fn recovery_records(&self, instance: InstanceId) -> Result<Vec<RecoveryRecord>, Error> {
         let objects = self.objects(&layout::recoveries_prefix(instance))?;
         let record = |object: StoredObject| {
-            let (recovery, updated_at, _) = layout::recovery_of(&object.key, instance)?;
-            Some(RecoveryRecord { recovery, updated_at, object })
+            let (recovery, updated_at, bytes) = layout::recovery_of(&object.key, instance)?;
+            Some(RecoveryRecord { recovery, updated_at, bytes, object })
         };
         Ok(objects.into_iter().filter_map(record).collect())
     }
 
-    /// The recovery as a record has it.
+    /// The recovery as a record has it. `Refused` when it is encrypted and nothing here opens it.
     pub(crate) fn recovery(&self, instance: InstanceId, record: &RecoveryRecord) -> Result<Recovery, Error> {
         let key = record.object.key.as_str();
-        let bytes = layout::recovery_of(key, instance).map_or(0, |(_, _, bytes)| bytes);
+        let bytes = record.bytes;
         if bytes == 0 || bytes > RECORD_BYTES_MAX {
             return Err(self.corrupt(key, "its name claims an impossible length"));
         }

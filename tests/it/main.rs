@@ -23,6 +23,7 @@ mod giving_way;
 mod judge;
 mod oracle;
 mod pitfalls;
+mod rebuild;
 mod secrets;
 mod shipping;
 mod tidy;

@@ -44,8 +44,6 @@ use crate::store::Store;
 const PROBLEMS_TOLD_MAX: usize = 100;
 /// A manifest parsed takes about as much memory as its text.
 const MANIFEST_FACTOR: u64 = 2;
-/// A recovery's record unpacks to more than its size.
-const RECORD_FACTOR: u64 = 16;
 
 /// Where the catalog is rebuilt, and from what.
 pub(crate) struct Host<'a> {
@@ -200,10 +198,11 @@ impl One<'_> {
         let mut records = self.host.repository.recovery_records(self.id)?;
         // The newest of each first; what is not needed any more is not read.
         records.sort_by_key(|record| (record.recovery, std::cmp::Reverse(record.updated_at)));
+        let mut locked = Vec::new();
         while !records.is_empty() {
             let (first, older) = first_of_each(records);
             let mut unread = Vec::new();
-            for batch in batches(&first, |record| record.object.bytes.saturating_mul(RECORD_FACTOR)) {
+            for batch in batches(&first, |record| record.object.bytes.saturating_add(record.bytes as u64)) {
                 let read = in_parallel(batch, |record| self.host.repository.recovery(self.id, record))?;
                 for (record, found) in batch.iter().zip(read) {
                     match found {
@@ -214,11 +213,17 @@ impl One<'_> {
                             self.rebuilt.problems.add(err.message(), affected);
                             unread.push(record.recovery);
                         }
+                        Err(err) if err.kind() == ErrorKind::Refused => locked.push(err),
                         Err(err) => return Err(err),
                     }
                 }
             }
             records = older.into_iter().filter(|record| unread.contains(&record.recovery)).collect();
+        }
+        if let Some(first) = locked.first() {
+            let what = format!("{} records of recoveries are encrypted: {}", locked.len(), first.message());
+            let affected = "they are left out; name the identity in the configuration and run this again";
+            self.rebuilt.problems.add(what, affected);
         }
         Ok(())
     }

@@ -20,8 +20,8 @@ use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::timeline::{Branch, Origin, Timeline};
 use crate::queue::Bell;
 use crate::repository::bench::sample;
-use crate::repository::chunk::{ChunkBody, ChunkHead};
-use crate::repository::manifest::{COMPRESSION, Manifest, Part};
+use crate::repository::chunk::ChunkBody;
+use crate::repository::manifest::{Manifest, Part};
 use crate::repository::{self, sha256_hex};
 use crate::testing::TempDir;
 
@@ -172,8 +172,8 @@ impl Bench {
     /// Stores a chunk without noting it, as a kill leaves it.
     fn put(&self, timeline: &Timeline, pieces: u64, seed: u64) -> Chunk {
         let raw = sample(usize::try_from(pieces * CHUNK).unwrap(), seed);
-        let head = ChunkHead::new(self.facts(timeline, pieces, &raw), b"description");
-        self.context.repository.put_chunk(&head, ChunkBody::Bytes(&raw)).unwrap()
+        let facts = self.facts(timeline, pieces, &raw);
+        self.context.repository.put_chunk(&facts, b"description", ChunkBody::Bytes(&raw)).unwrap()
     }
 
     fn chunk(&self, timeline: &Timeline, seed: u64, pieces: u64) -> Chunk {
@@ -203,7 +203,8 @@ impl Bench {
             server_version: owner.version.clone(),
             tool: "mariadb-backup".to_owned(),
             tool_version: owner.version.clone(),
-            compression: COMPRESSION.to_owned(),
+            compression: "zstd".to_owned(),
+            encrypted_to: Vec::new(),
             raw_bytes: 77,
             sha256,
             parts: vec![part],
