@@ -12,8 +12,8 @@ use crate::domain::timeline::Timeline;
 use crate::error::{Error, ErrorKind};
 use crate::storage::{Body, StoredObject};
 
-const TIMELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const TIMELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const LIST_PAGE: usize = 1000;
 
 #[derive(Serialize, Deserialize)]
@@ -106,7 +106,7 @@ impl Repository {
     pub(crate) fn settings(&self, instance: InstanceId) -> Result<FoundSettings, Error> {
         let mut found = FoundSettings { settings: None, damaged: Vec::new() };
         for key in self.keys(&layout::settings_prefix(instance))?.iter().rev() {
-            match self.read_settings(instance, key) {
+            match self.settings_of_key(instance, key) {
                 Ok(settings) => {
                     found.settings = Some(settings);
                     break;
@@ -120,7 +120,7 @@ impl Repository {
         Ok(found)
     }
 
-    fn read_settings(&self, instance: InstanceId, key: &str) -> Result<InstanceSettings, Error> {
+    fn settings_of_key(&self, instance: InstanceId, key: &str) -> Result<InstanceSettings, Error> {
         let object: SettingsObject = sealed::parse(self.fetch(key, SETTINGS_BYTES_MAX)?, &self.location(key))?;
         let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
         let settings: InstanceSettings =
