@@ -7,13 +7,19 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::url::Address;
 use crate::error::{Error, ErrorKind};
 
+mod credentials;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod http;
 pub(crate) mod local;
+mod resume;
+mod retry;
 #[cfg(test)]
 pub(crate) mod suite;
+mod throttle;
 mod url;
 
 /// Longest key; S3 allows 1024 bytes, and a prefix has to fit too.
@@ -74,15 +80,30 @@ pub(crate) struct StoredObject {
 }
 
 /// Opens the store at `url`; a folder that does not exist yet is made, a bucket or container is not.
-pub(crate) fn open(url: &str, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
-    let folder = url::parse(url)?;
-    Ok(Arc::new(local::LocalStore::create(&folder)?))
+pub(crate) fn open(url: &str, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
+    match url::parse(url)? {
+        Address::Folder(folder) => Ok(Arc::new(local::LocalStore::create(&folder)?)),
+        address => open_remote(address, access),
+    }
 }
 
 /// Opens the store at `url`, which must exist; anything else is `Unavailable`.
-pub(crate) fn open_existing(url: &str, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
-    let folder = url::parse(url)?;
-    Ok(Arc::new(local::LocalStore::open(&folder)?))
+pub(crate) fn open_existing(url: &str, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
+    match url::parse(url)? {
+        Address::Folder(folder) => Ok(Arc::new(local::LocalStore::open(&folder)?)),
+        address => open_remote(address, access),
+    }
+}
+
+/// Opens a store that is reached by HTTP. It is asked whether bucket or container are there and may be used.
+fn open_remote(address: Address, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
+    let scheme = match address {
+        Address::S3(_) => "s3",
+        Address::Swift(_) => "swift",
+        Address::Folder(_) => "file",
+    };
+    Err(Error::new(ErrorKind::Unsupported, format!("repositories in `{scheme}://` are not supported yet"))
+        .hint("Use a folder: file:///absolute/folder."))
 }
 
 /// Refuses keys that a driver could take for anything but a name below its root.
