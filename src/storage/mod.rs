@@ -19,6 +19,7 @@ mod resume;
 mod retry;
 #[cfg(test)]
 pub(crate) mod suite;
+mod swift;
 mod throttle;
 mod url;
 
@@ -96,10 +97,10 @@ pub(crate) fn open_existing(url: &str, access: &Access) -> Result<Arc<dyn Object
 }
 
 /// Opens a store that is reached by HTTP. It is asked whether bucket or container are there and may be used.
-fn open_remote(address: Address, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
+fn open_remote(address: Address, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
     let scheme = match address {
         Address::S3(_) => "s3",
-        Address::Swift(_) => "swift",
+        Address::Swift(address) => return Ok(Arc::new(swift::SwiftStore::open(address, access)?)),
         Address::Folder(_) => "file",
     };
     Err(Error::new(ErrorKind::Unsupported, format!("repositories in `{scheme}://` are not supported yet"))
