@@ -7,6 +7,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use self::url::Address;
 use crate::error::{Error, ErrorKind};
 
@@ -17,6 +19,7 @@ mod http;
 pub(crate) mod local;
 mod resume;
 mod retry;
+mod s3;
 #[cfg(test)]
 pub(crate) mod suite;
 mod swift;
@@ -28,7 +31,6 @@ const KEY_BYTES_MAX: usize = 512;
 
 /// How a store is reached, besides its address. Nothing of it is secret but what lies in the credentials file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(dead_code, reason = "for the drivers of object stores")]
 pub(crate) struct Access {
     /// TOML, readable by its owner only. `None`: a store that asks for credentials cannot be opened.
     pub(crate) credentials_file: Option<PathBuf>,
@@ -61,6 +63,21 @@ pub(crate) trait ObjectStore: Send + Sync {
     /// Deletes all of `keys`; with a failure some of them may be deleted.
     fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
         keys.iter().try_for_each(|key| self.delete(key))
+    }
+    /// The store's clock, `None` when it has none of its own.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for `coffer check` of the repository"))]
+    fn clock(&self) -> Result<Option<Timestamp>, Error> {
+        Ok(None)
+    }
+    /// Whether the store was seen to refuse overwriting when asked to, by a try at `scratch_key`, which is gone
+    /// afterwards. If it does, `put` asks from then on, as a second guard; never as a lock. `None`: no such feature.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for `coffer check` of the repository"))]
+    fn creates_conditionally(&self, _scratch_key: &str) -> Result<Option<bool>, Error> {
+        Ok(None)
+    }
+    /// Removes what unfinished writes of long ago have left behind, and returns how much of it.
+    fn sweep(&self) -> Result<usize, Error> {
+        Ok(0)
     }
     /// The address of the store, without credentials.
     fn url(&self) -> String;
@@ -96,15 +113,13 @@ pub(crate) fn open_existing(url: &str, access: &Access) -> Result<Arc<dyn Object
     }
 }
 
-/// Opens a store that is reached by HTTP. It is asked whether bucket or container are there and may be used.
+/// Opens a store that is reached by HTTP, after a look whether bucket or container are there and may be used.
 fn open_remote(address: Address, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
-    let scheme = match address {
-        Address::S3(_) => "s3",
-        Address::Swift(address) => return Ok(Arc::new(swift::SwiftStore::open(address, access)?)),
-        Address::Folder(_) => "file",
-    };
-    Err(Error::new(ErrorKind::Unsupported, format!("repositories in `{scheme}://` are not supported yet"))
-        .hint("Use a folder: file:///absolute/folder."))
+    match address {
+        Address::S3(address) => Ok(Arc::new(s3::S3Store::open(address, access)?)),
+        Address::Swift(address) => Ok(Arc::new(swift::SwiftStore::open(address, access)?)),
+        Address::Folder(folder) => Ok(Arc::new(local::LocalStore::open(&folder)?)),
+    }
 }
 
 /// Refuses keys that a driver could take for anything but a name below its root.
