@@ -24,6 +24,7 @@ mod retry;
 mod s3;
 #[cfg(test)]
 pub(crate) mod suite;
+mod swift;
 mod throttle;
 mod url;
 
@@ -118,10 +119,7 @@ pub(crate) fn open_existing(url: &str, access: &Access) -> Result<Arc<dyn Object
 fn open_remote(address: Address, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
     match address {
         Address::S3(address) => Ok(Arc::new(s3::S3Store::open(address, access)?)),
-        Address::Swift(_) => {
-            Err(Error::new(ErrorKind::Unsupported, "repositories in `swift://` are not supported yet")
-                .hint("Use a folder: file:///absolute/folder."))
-        }
+        Address::Swift(address) => Ok(Arc::new(swift::SwiftStore::open(address, access)?)),
         Address::Folder(folder) => Ok(Arc::new(local::LocalStore::open(&folder)?)),
     }
 }
