@@ -67,7 +67,7 @@ impl S3Store {
 
     /// Ends uploads below our prefix that were begun more than a day before `now`, and returns how many. Their parts are
     /// in no listing, but they are paid for.
-    pub(super) fn abort_abandoned(&self, now: Timestamp) -> Result<usize, Error> {
+    pub(super) fn abort_abandoned(&self, now: Timestamp) -> Result<u64, Error> {
         let mut markers: Option<(String, String)> = None;
         let mut aborted = 0;
         for _ in 0..SWEEP_PAGES_MAX {

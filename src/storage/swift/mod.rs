@@ -60,8 +60,11 @@ impl SwiftStore {
         policy: Policy,
     ) -> Result<SwiftStore, Error> {
         if address.auth == SwiftAuth::V1 && address.region.is_some() {
-            return Err(Error::new(ErrorKind::InvalidInput, "the repository's address names a region, which auth v1 has not")
-                .hint("Leave out region=, or name Keystone's address, which ends in /v3, as `auth_url`."));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the repository's address names a region, which auth v1 has not",
+            )
+            .hint("Leave out region=, or name Keystone's address, which ends in /v3, as `auth_url`."));
         }
         let client = Client::new(access)?;
         let tokens = Tokens::new(client.clone(), address.clone(), access.credentials_file.clone());
