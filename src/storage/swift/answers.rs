@@ -18,15 +18,16 @@ pub(super) fn refused(container: &str, doing: &str, status: u16, body: &[u8]) ->
              `swift post -r PROJECT:USER -w PROJECT:USER {container}`."
         )),
         404 => missing_container(container),
-        413 if said.contains("quota") => {
-            error(ErrorKind::NoSpace, "it would go beyond the quota of the container or the account").hint(format!(
-                "Have the quota raised, or delete old backups; `openstack container show {container}` tells what is used. \
+        413 if said.contains("quota") => error(
+            ErrorKind::NoSpace,
+            "it would go beyond the quota of the container or the account",
+        )
+        .hint(format!(
+            "Have the quota raised, or delete old backups; `openstack container show {container}` tells what is used. \
                  Nothing was stored."
-            ))
-        }
-        413 => error(ErrorKind::NoSpace, "the store does not take an object of this size").hint(
-            "Have `max_file_size` or the quota of the store raised. Nothing was stored.",
-        ),
+        )),
+        413 => error(ErrorKind::NoSpace, "the store does not take an object of this size")
+            .hint("Have `max_file_size` or the quota of the store raised. Nothing was stored."),
         422 => error(ErrorKind::Corrupt, "what arrived at the store is not what was sent").hint(
             "Nothing was stored. The bytes were changed on the way or on this host: look for faulty memory or network.",
         ),
@@ -49,7 +50,8 @@ pub(super) fn missing_container(container: &str) -> Error {
 pub(super) fn inner_errors(body: &[u8]) -> Option<Inner> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let errors = answer.get("Errors").and_then(Value::as_array)?;
-    let errors = errors.iter().filter_map(|pair| Some((pair.get(0)?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned())));
+    let errors =
+        errors.iter().filter_map(|pair| Some((pair.get(0)?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned())));
     Some(Inner {
         status: answer.get("Response Status").and_then(Value::as_str).unwrap_or_default().to_owned(),
         not_found: answer.get("Number Not Found").and_then(Value::as_u64).unwrap_or(0),

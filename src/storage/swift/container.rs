@@ -67,9 +67,8 @@ impl Offers {
         // The sections stand there when the middleware does, whatever they hold.
         let has = |path: &str| info.pointer(path).is_some();
         Offers {
-            bulk_deletes_max: has("/bulk_delete").then(|| {
-                small(number("/bulk_delete/max_deletes_per_request").unwrap_or(u64::MAX), BULK_DELETES_MAX)
-            }),
+            bulk_deletes_max: has("/bulk_delete")
+                .then(|| small(number("/bulk_delete/max_deletes_per_request").unwrap_or(u64::MAX), BULK_DELETES_MAX)),
             segments_max: has("/slo").then(|| number("/slo/max_manifest_segments").unwrap_or(1000)),
             object_bytes_max: number("/swift/max_file_size").unwrap_or(OFFERS_UNKNOWN.object_bytes_max),
             list_max: number("/swift/container_listing_limit").map_or(LIST_MAX, |number| small(number, LIST_MAX)),

@@ -206,7 +206,7 @@ fn segments_of(container: &Container, name: &str) -> Result<Vec<String>, Failure
 }
 
 /// Removes segments that belong to no object and are older than a day by the store's own clock. Returns how many.
-pub(super) fn sweep(container: &Container) -> Result<u64, Error> {
+pub(super) fn sweep(container: &Container) -> Result<usize, Error> {
     let looking = "looking for abandoned segments";
     let Some(now) = retry::run(container.policy, looking, || container.confirm())? else { return Ok(0) };
     let mut uploads: BTreeMap<Upload, (Timestamp, Vec<String>)> = BTreeMap::new();

@@ -19,6 +19,8 @@ mod tests;
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
+use jiff::Timestamp;
+
 use self::container::{Container, Head, SHA256};
 use self::content::Content;
 use self::large::LargeSizes;
@@ -60,8 +62,11 @@ impl SwiftStore {
         policy: Policy,
     ) -> Result<SwiftStore, Error> {
         if address.auth == SwiftAuth::V1 && address.region.is_some() {
-            return Err(Error::new(ErrorKind::InvalidInput, "the repository's address names a region, which auth v1 has not")
-                .hint("Leave out region=, or name Keystone's address, which ends in /v3, as `auth_url`."));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the repository's address names a region, which auth v1 has not",
+            )
+            .hint("Leave out region=, or name Keystone's address, which ends in /v3, as `auth_url`."));
         }
         let client = Client::new(access)?;
         let tokens = Tokens::new(client.clone(), address.clone(), access.credentials_file.clone());
@@ -213,6 +218,27 @@ impl ObjectStore for SwiftStore {
             }
             _ => keys.iter().try_for_each(|key| self.delete(key)),
         }
+    }
+
+    fn clock(&self) -> Result<Option<Timestamp>, Error> {
+        retry::run(self.container.policy, "asking for the store's clock", || self.container.confirm())
+    }
+
+    fn creates_conditionally(&self, scratch_key: &str) -> Result<Option<bool>, Error> {
+        check_key(scratch_key)?;
+        self.delete(scratch_key)?;
+        let (name, policy) = (self.container.name(scratch_key), self.container.policy);
+        let create = |bytes: &'static [u8]| {
+            let content = Content::read(Body::Bytes(bytes), None)?;
+            retry::run(policy, "trying a conditional put", || self.put_whole(&name, &content))
+        };
+        let outcomes = (create(b"first")?, create(b"second")?);
+        self.delete(scratch_key)?;
+        Ok(Some(outcomes == (Outcome::Stored, Outcome::Exists)))
+    }
+
+    fn sweep(&self) -> Result<usize, Error> {
+        large::sweep(&self.container)
     }
 
     fn url(&self) -> String {

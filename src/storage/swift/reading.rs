@@ -89,7 +89,8 @@ fn begin(container: &Container, answer: Answer, name: &str, from: Option<u64>) -
         }
         _ => return Err(wrong("the store does not send the part that was asked for")),
     };
-    let etag = answer.header("etag").map(|etag| if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") });
+    let etag =
+        answer.header("etag").map(|etag| if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") });
     Ok(Opened { body: answer.into_body(), at, end, etag })
 }
 

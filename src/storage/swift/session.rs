@@ -60,7 +60,8 @@ impl Tokens {
     pub(super) fn session(&self, refused: Option<&Arc<Session>>) -> Result<Arc<Session>, Failure> {
         let logins_seen = self.logins.load(Ordering::SeqCst);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let usable = state.session.clone().filter(|session| refused.is_none_or(|refused| !Arc::ptr_eq(refused, session)));
+        let usable =
+            state.session.clone().filter(|session| refused.is_none_or(|refused| !Arc::ptr_eq(refused, session)));
         if let Some(session) = &usable
             && state.due.is_some_and(|due| !due.has_passed())
         {
@@ -89,10 +90,7 @@ impl Tokens {
                 if let Some(session) = usable.filter(|session| !session.end.has_passed())
                     && failure.again != Again::Never
                 {
-                    logging::warn(
-                        "storage",
-                        format_args!("the token is not renewed yet: {}", failure.error.message()),
-                    );
+                    logging::warn("storage", format_args!("the token is not renewed yet: {}", failure.error.message()));
                     state.due = Some(Deadline::after(RENEWAL_PAUSE));
                     return Ok(session);
                 }
@@ -137,9 +135,8 @@ impl Tokens {
     }
 
     fn log_in_v1(&self, login: &SwiftLogin, user: &str, key: &str) -> Result<Grant, Failure> {
-        let request = Request::new(Method::GET, &self.address.auth_url)
-            .header("x-auth-user", user)
-            .header("x-auth-key", key);
+        let request =
+            Request::new(Method::GET, &self.address.auth_url).header("x-auth-user", user).header("x-auth-key", key);
         let answer = self.client.send(&request)?;
         if answer.is_success() {
             let grant = auth::v1_grant(|name| answer.header(name))?;
