@@ -78,7 +78,7 @@ pub(crate) trait ObjectStore: Send + Sync {
         Ok(None)
     }
     /// Removes what unfinished writes of long ago have left behind, and returns how much of it.
-    fn sweep(&self) -> Result<u64, Error> {
+    fn sweep(&self) -> Result<usize, Error> {
         Ok(0)
     }
     /// The address of the store, without credentials.

@@ -288,11 +288,17 @@ pub(super) struct Upload {
     pub(super) initiated: Timestamp,
 }
 
-/// A page of uploads, and the markers of the next one.
-pub(super) fn parse_uploads(body: &[u8]) -> Result<(Vec<Upload>, Option<(String, String)>), Failure> {
+/// A page of uploads.
+pub(super) struct Uploads {
+    pub(super) uploads: Vec<Upload>,
+    /// Behind which key and upload the next page begins.
+    pub(super) next: Option<(String, String)>,
+}
+
+pub(super) fn parse_uploads(body: &[u8]) -> Result<Uploads, Failure> {
     let listed: ListMultipartUploadsResult = parse(body, "ListMultipartUploadsResult")?;
     let next = listed.next_key_marker.zip(listed.next_upload_id_marker);
-    Ok((listed.upload, next.filter(|_| listed.is_truncated == Some(true))))
+    Ok(Uploads { uploads: listed.upload, next: next.filter(|_| listed.is_truncated == Some(true)) })
 }
 
 #[derive(Debug, Default, Deserialize)]

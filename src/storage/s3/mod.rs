@@ -503,7 +503,7 @@ impl ObjectStore for S3Store {
         Ok(Some(is_honoured))
     }
 
-    fn sweep(&self) -> Result<u64, Error> {
+    fn sweep(&self) -> Result<usize, Error> {
         // Nobody waits long for this: it is tried again the next time.
         S3Store { policy: Policy::BRIEF, ..self.clone() }.abort_abandoned(clock::now())
     }

@@ -104,7 +104,7 @@ impl S3Store {
         std::thread::scope(|scope| {
             for _ in 1..self.parts.in_flight.min(parts.len()) {
                 // With fewer threads it merely takes longer.
-                let _ = std::thread::Builder::new().name("upload".to_owned()).spawn_scoped(scope, &send);
+                let _ = std::thread::Builder::new().name("upload".to_owned()).spawn_scoped(scope, send);
             }
             send();
         });

@@ -7,10 +7,10 @@ use crate::error::{Error, ErrorKind};
 /// How much of a store's own words is shown.
 const EXCERPT_CHARS_MAX: usize = 200;
 
-/// Names an answer of `status`, which is no success, to a request that was for `doing`.
-pub(super) fn refused(container: &str, doing: &str, status: u16, body: &[u8]) -> Error {
+/// Names an answer of `status`, which is no success. What was being done is for the caller to say.
+pub(super) fn refused(container: &str, status: u16, body: &[u8]) -> Error {
     let said = excerpt(body);
-    let error = |kind, what: &str| Error::new(kind, format!("{doing}: {what} ({status}{said})"));
+    let error = |kind, what: &str| Error::new(kind, format!("{what} ({status}{said})"));
     match status {
         401 => error(ErrorKind::Unauthorized, "the store does not accept the login"),
         403 => error(ErrorKind::Forbidden, "the store forbids it to this user").hint(format!(
@@ -41,9 +41,11 @@ pub(super) fn refused(container: &str, doing: &str, status: u16, body: &[u8]) ->
 }
 
 /// The container is not there: it is named, with the command that makes it.
-pub(super) fn missing_container(container: &str) -> Error {
+fn missing_container(container: &str) -> Error {
+    let plain = container.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let argument = if plain { container.to_owned() } else { format!("'{}'", container.replace('\'', "'\\''")) };
     Error::new(ErrorKind::Unavailable, format!("there is no container `{container}` in the store"))
-        .hint(format!("Check the repository's address, or make it: `openstack container create {container}`."))
+        .hint(format!("Check the repository's address, or make it: `openstack container create {argument}`."))
 }
 
 /// What the errors inside an answer with status 200 (or the 400 of a manifest) say: each an object and its status.
@@ -94,14 +96,14 @@ mod tests {
 
     #[test]
     fn each_refusal_has_its_kind_and_its_remedy() {
-        let named = |status, body: &str| refused("backups", "storing `k`", status, body.as_bytes());
+        let named = |status, body: &str| refused("backups", status, body.as_bytes());
         for (status, body, kind, said) in [
             (401, "", ErrorKind::Unauthorized, "login"),
             (403, "<html><h1>Forbidden</h1></html>", ErrorKind::Forbidden, "(403: Forbidden)"),
             (404, "", ErrorKind::Unavailable, "openstack container create backups"),
             (413, "Upload exceeds quota.", ErrorKind::NoSpace, "quota"),
             (413, "<html><h1>Request Entity Too Large</h1></html>", ErrorKind::NoSpace, "max_file_size"),
-            (422, "", ErrorKind::Corrupt, "storing `k`: what arrived"),
+            (422, "", ErrorKind::Corrupt, "what arrived"),
             (498, "Slow down", ErrorKind::Unavailable, "rate"),
             (503, "", ErrorKind::Unavailable, "full"),
             (507, "", ErrorKind::Unavailable, "full"),
