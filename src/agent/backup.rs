@@ -23,7 +23,7 @@ use crate::domain::task::{ProgressUnit, TaskKind};
 use crate::error::{Error, ErrorKind, error_of, io_error};
 use crate::logging;
 use crate::repository;
-use crate::repository::manifest::{COMPRESSION, Manifest, Part};
+use crate::repository::manifest::{Manifest, Part};
 use crate::repository::resume::PartJournal;
 use crate::repository::writer::BackupWriter;
 
@@ -126,7 +126,8 @@ fn run(
         server_version: stored.server_version.clone(),
         tool: "mariadb-backup".to_owned(),
         tool_version: stored.tool_version,
-        compression: COMPRESSION.to_owned(),
+        compression: context.repository.compression().name().to_owned(),
+        encrypted_to: context.repository.recipients().to_vec(),
         raw_bytes: stored.raw_bytes,
         sha256: stored.sha256,
         parts: stored.parts,

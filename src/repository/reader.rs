@@ -278,15 +278,8 @@ fn given_up() -> Error {
     Error::new(ErrorKind::Interrupted, "reading the backup was cancelled")
 }
 
-/// The raw bytes of a part. Nothing is unpacked whose digest is not right.
-pub(super) fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
-    let mut stored = Vec::new();
-    fetch_stored(repository, part, &mut stored)?;
-    unpack(repository, part, &stored)
-}
-
 /// Replaces `stored` by the part as it lies in the store, once that has its digest.
-fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Vec<u8>) -> Result<(), Error> {
+pub(super) fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Vec<u8>) -> Result<(), Error> {
     let stored_bytes = usize::try_from(part.stored_bytes)
         .map_err(|_| repository.corrupt(&part.key, "its sizes in the manifest cannot be"))?;
     let object = repository.store.get(&part.key).map_err(|err| match err.kind() {
@@ -310,12 +303,14 @@ fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Vec<u8>) -> R
     Ok(())
 }
 
-fn unpack(repository: &Repository, part: &Part, stored: &[u8]) -> Result<Vec<u8>, Error> {
+/// The raw bytes of a part whose stored bytes have their digest. `Refused` when nothing here opens it.
+pub(super) fn unpack(repository: &Repository, part: &Part, stored: &[u8]) -> Result<Vec<u8>, Error> {
     let raw_bytes = usize::try_from(part.raw_bytes)
         .map_err(|_| repository.corrupt(&part.key, "its sizes in the manifest cannot be"))?;
     let name = layout::name_of_part(&part.key);
     repository.codec.unpack(name, stored, raw_bytes).map_err(|err| match err.kind() {
         ErrorKind::Corrupt => repository.corrupt(&part.key, err.message()),
+        ErrorKind::Refused => repository.locked(&part.key, &[], &err.message()),
         _ => err,
     })
 }

@@ -48,7 +48,7 @@ impl Tries {
     fn count(&self, raw: &[u8]) -> (Manifest, Arc<FaultyStore>) {
         let (repository, store) = self.bench.with_fault(Fault::None);
         let (parts, writer) = self.store(&repository, raw).unwrap();
-        (manifest(self.instance, self.backup, parts, &writer), store)
+        (manifest(&repository, self.instance, self.backup, parts, &writer), store)
     }
 
     fn assert_holds(&self, manifest: &Manifest, raw: &[u8]) {

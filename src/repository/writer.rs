@@ -360,7 +360,7 @@ impl Packing {
         packer.pack(&name, &raw.bytes, &mut bytes)?;
         let sha256 = sha256_hex(&bytes);
         let part = Part {
-            key: layout::part(&name, &sha256),
+            key: layout::part(&name, &sha256, shared.repository.codec.form()),
             raw_bytes: raw.bytes.len() as u64,
             stored_bytes: bytes.len() as u64,
             sha256,

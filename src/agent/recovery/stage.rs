@@ -76,6 +76,7 @@ fn unpack_base(walk: &Walk<'_>, done: &AtomicU64) -> Result<Unpacked, Error> {
         )
         .hint("Make a new plan; if this repeats, choose another backup with --backup."));
     }
+    walk.context.repository.check_opens(&manifest)?;
     let (new_dir, ledger) = (walk.new_dir(), walk.dir().join(LEDGER));
     let target =
         Target { dir: &new_dir, ledger: &ledger, stream: &manifest.sha256, checkpoint_bytes: CHECKPOINT_BYTES };
