@@ -206,6 +206,15 @@ impl Repository {
         self.store.url()
     }
 
+    /// Fails, mostly as `Unavailable`, unless the store answers and still holds this repository.
+    pub(crate) fn check_answers(&self) -> Result<(), Error> {
+        match self.store.size(MARKER)? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Unavailable, format!("`{}` has lost its `{MARKER}`", self.url()))
+                .hint("Check that the address leads to the same store as before.")),
+        }
+    }
+
     /// The address of an object, for people and for `locationRef`.
     pub(crate) fn location(&self, key: &str) -> String {
         format!("{}/{key}", self.store.url().trim_end_matches('/'))
