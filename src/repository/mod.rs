@@ -57,6 +57,7 @@ use uuid::Uuid;
 
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind};
+use crate::logging;
 use crate::repository::codec::{Codec, IdentitySource};
 use crate::repository::manifest::Manifest;
 use crate::storage::{self, Access, Body, ObjectStore, probe};
@@ -165,6 +166,20 @@ impl Repository {
         match read_marker(store.as_ref())? {
             Some(marker) => Repository::with_marker(store, settings, &marker).map(Some),
             None => refuse_foreign(store.as_ref()).map(|()| None),
+        }
+    }
+
+    /// Makes the store ready for long use: removes what unfinished writes of long ago have left, and tries whether the
+    /// store guards what exists by itself. It is no reason to stop when that fails.
+    pub(crate) fn make_ready(&self) {
+        match self.store.sweep() {
+            Ok(0) => {}
+            Ok(count) => logging::info("repository", format_args!("{count} unfinished uploads of long ago are gone")),
+            Err(err) => logging::warn("repository", format_args!("old unfinished uploads were not looked for: {err}")),
+        }
+        let key = format!("{}{}", probe::PREFIX, Uuid::new_v4().simple());
+        if let Err(err) = self.store.creates_conditionally(&key) {
+            logging::warn("repository", format_args!("conditional creates could not be tried: {err}"));
         }
     }
 
