@@ -40,6 +40,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind};
+use crate::logging;
 use crate::repository::codec::Codec;
 use crate::storage::{self, Access, Body, ObjectStore};
 
@@ -105,6 +106,15 @@ impl Repository {
             Some(marker) => Repository::with_marker(store, settings, &marker),
             None => Err(Error::new(ErrorKind::NotFound, format!("`{}` holds no repository of coffer", store.url()))
                 .hint("Check the address, and that its disk is mounted.")),
+        }
+    }
+
+    /// Removes what unfinished writes of long ago have left in the store. It is no reason to stop when that fails.
+    pub(crate) fn sweep(&self) {
+        match self.store.sweep() {
+            Ok(0) => {}
+            Ok(count) => logging::info("repository", format_args!("{count} unfinished uploads of long ago are gone")),
+            Err(err) => logging::warn("repository", format_args!("old unfinished uploads were not looked for: {err}")),
         }
     }
 

@@ -160,7 +160,8 @@ fn parse_s3(bad: &Mistake<'_>, rest: &str) -> Result<S3Address, Error> {
         Some(_) => return Err(bad.is("has a `path_style` that is neither true nor false")),
     };
     let is_label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
-    if !path_style && !(bucket.chars().all(is_label) && bucket.len() <= 63) {
+    let fits_host = bucket.chars().all(is_label) && bucket.len() <= 63;
+    if !path_style && !fits_host {
         return Err(bad.is("names a bucket that cannot be part of a host name; add path_style=true"));
     }
     let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
