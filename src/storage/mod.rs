@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use self::url::Address;
 use crate::error::{Error, ErrorKind};
 
+#[cfg(test)]
+pub(crate) mod canned;
 mod credentials;
 #[cfg(test)]
 pub(crate) mod faulty;

@@ -94,7 +94,7 @@ fn of_tls(place: &str, err: &rustls::Error) -> Failure {
     let (what, hint) = match err {
         Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => ("has expired", CLOCK),
         Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => ("is not valid yet", CLOCK),
-        Tls::InvalidCertificate(Bad::UnknownIssuer) => (
+        Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => (
             "is signed by an authority that is not trusted here",
             "If the store has a certificate authority of its own, name its PEM file as `ca_file` under [repository].",
         ),

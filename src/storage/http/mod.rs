@@ -26,6 +26,8 @@ mod guard;
 mod payload;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 
 use std::io::Read;
 use std::path::Path;

@@ -7,10 +7,10 @@ use crate::error::{Error, ErrorKind};
 /// How much of a store's own words is shown.
 const EXCERPT_CHARS_MAX: usize = 200;
 
-/// Names an answer of `status`, which is no success, to a request that was for `doing`.
-pub(super) fn refused(container: &str, doing: &str, status: u16, body: &[u8]) -> Error {
+/// Names an answer of `status`, which is no success. What was being done is for the caller to say.
+pub(super) fn refused(container: &str, status: u16, body: &[u8]) -> Error {
     let said = excerpt(body);
-    let error = |kind, what: &str| Error::new(kind, format!("{doing}: {what} ({status}{said})"));
+    let error = |kind, what: &str| Error::new(kind, format!("{what} ({status}{said})"));
     match status {
         401 => error(ErrorKind::Unauthorized, "the store does not accept the login"),
         403 => error(ErrorKind::Forbidden, "the store forbids it to this user").hint(format!(
@@ -18,15 +18,16 @@ pub(super) fn refused(container: &str, doing: &str, status: u16, body: &[u8]) ->
              `swift post -r PROJECT:USER -w PROJECT:USER {container}`."
         )),
         404 => missing_container(container),
-        413 if said.contains("quota") => {
-            error(ErrorKind::NoSpace, "it would go beyond the quota of the container or the account").hint(format!(
-                "Have the quota raised, or delete old backups; `openstack container show {container}` tells what is used. \
+        413 if said.contains("quota") => error(
+            ErrorKind::NoSpace,
+            "it would go beyond the quota of the container or the account",
+        )
+        .hint(format!(
+            "Have the quota raised, or delete old backups; `openstack container show {container}` tells what is used. \
                  Nothing was stored."
-            ))
-        }
-        413 => error(ErrorKind::NoSpace, "the store does not take an object of this size").hint(
-            "Have `max_file_size` or the quota of the store raised. Nothing was stored.",
-        ),
+        )),
+        413 => error(ErrorKind::NoSpace, "the store does not take an object of this size")
+            .hint("Have `max_file_size` or the quota of the store raised. Nothing was stored."),
         422 => error(ErrorKind::Corrupt, "what arrived at the store is not what was sent").hint(
             "Nothing was stored. The bytes were changed on the way or on this host: look for faulty memory or network.",
         ),
@@ -49,7 +50,8 @@ pub(super) fn missing_container(container: &str) -> Error {
 pub(super) fn inner_errors(body: &[u8]) -> Option<Inner> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let errors = answer.get("Errors").and_then(Value::as_array)?;
-    let errors = errors.iter().filter_map(|pair| Some((pair.get(0)?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned())));
+    let errors =
+        errors.iter().filter_map(|pair| Some((pair.get(0)?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned())));
     Some(Inner {
         status: answer.get("Response Status").and_then(Value::as_str).unwrap_or_default().to_owned(),
         not_found: answer.get("Number Not Found").and_then(Value::as_u64).unwrap_or(0),
@@ -92,14 +94,14 @@ mod tests {
 
     #[test]
     fn each_refusal_has_its_kind_and_its_remedy() {
-        let named = |status, body: &str| refused("backups", "storing `k`", status, body.as_bytes());
+        let named = |status, body: &str| refused("backups", status, body.as_bytes());
         for (status, body, kind, said) in [
             (401, "", ErrorKind::Unauthorized, "login"),
             (403, "<html><h1>Forbidden</h1></html>", ErrorKind::Forbidden, "(403: Forbidden)"),
             (404, "", ErrorKind::Unavailable, "openstack container create backups"),
             (413, "Upload exceeds quota.", ErrorKind::NoSpace, "quota"),
             (413, "<html><h1>Request Entity Too Large</h1></html>", ErrorKind::NoSpace, "max_file_size"),
-            (422, "", ErrorKind::Corrupt, "storing `k`: what arrived"),
+            (422, "", ErrorKind::Corrupt, "what arrived"),
             (498, "Slow down", ErrorKind::Unavailable, "rate"),
             (503, "", ErrorKind::Unavailable, "full"),
             (507, "", ErrorKind::Unavailable, "full"),

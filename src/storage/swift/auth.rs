@@ -194,11 +194,8 @@ fn choose<'a>(catalog: &'a [Service], region: Option<&str>, interface: SwiftInte
     };
     // Which of several comes first is chance, and another region's container is another repository.
     if found.any(|other| other.url != endpoint.url) {
-        return Err(Error::new(
-            ErrorKind::Refused,
-            format!("the catalog offers {SERVICE} more than once: {shown}"),
-        )
-        .hint("Name one with region= in the repository's address."));
+        return Err(Error::new(ErrorKind::Refused, format!("the catalog offers {SERVICE} more than once: {shown}"))
+            .hint("Name one with region= in the repository's address."));
     }
     Ok(&endpoint.url)
 }

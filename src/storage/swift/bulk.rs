@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::http::{Method, Payload};
-use super::super::retry::{self, Failure};
+use super::super::retry::Failure;
 use super::container::{Container, escape_into};
 use super::{answers, large};
 use crate::error::{Error, ErrorKind};
@@ -17,7 +17,7 @@ pub(super) fn delete(container: &Container, keys: &[String], at_once: usize) -> 
         (large.into_iter().cloned().collect(), plain)
     };
     for batch in plain.chunks(at_once.max(1)) {
-        let refused = retry::run(container.policy, "deleting objects", || delete_batch(container, batch))?;
+        let refused = container.run("deleting objects", || delete_batch(container, batch))?;
         let path_of = |key: &str| format!("/{}/{}", container.address.container, container.name(key));
         left.extend(batch.iter().filter(|key| refused.contains(&path_of(key))).map(|key| (*key).clone()));
     }
@@ -35,7 +35,7 @@ fn delete_batch(container: &Container, keys: &[&String]) -> Result<HashSet<Strin
     let headers = [("content-type", "text/plain"), ("accept", "application/json")];
     let answer = container.send(Method::POST, "?bulk-delete", &headers, Payload::Bytes(body.as_bytes()))?;
     if !answer.is_success() {
-        return Err(container.refusal(answer, "deleting objects"));
+        return Err(container.refusal(answer));
     }
     // The answer begins with 200 before the first deletion, to keep the connection alive: it is its text that counts.
     let inner = answers::inner_errors(&answer.small_body()?).ok_or_else(|| {

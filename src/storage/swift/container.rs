@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::http::{Answer, Client, Method, Payload, Request};
-use super::super::retry::{Again, Failure, Policy};
+use super::super::retry::{self, Again, Failure, Policy};
 use super::super::url::SwiftAddress;
 use super::answers;
 use super::large::LargeSizes;
@@ -67,9 +67,8 @@ impl Offers {
         // The sections stand there when the middleware does, whatever they hold.
         let has = |path: &str| info.pointer(path).is_some();
         Offers {
-            bulk_deletes_max: has("/bulk_delete").then(|| {
-                small(number("/bulk_delete/max_deletes_per_request").unwrap_or(u64::MAX), BULK_DELETES_MAX)
-            }),
+            bulk_deletes_max: has("/bulk_delete")
+                .then(|| small(number("/bulk_delete/max_deletes_per_request").unwrap_or(u64::MAX), BULK_DELETES_MAX)),
             segments_max: has("/slo").then(|| number("/slo/max_manifest_segments").unwrap_or(1000)),
             object_bytes_max: number("/swift/max_file_size").unwrap_or(OFFERS_UNKNOWN.object_bytes_max),
             list_max: number("/swift/container_listing_limit").map_or(LIST_MAX, |number| small(number, LIST_MAX)),
@@ -127,20 +126,24 @@ impl Container {
         }
     }
 
-    /// The failure that an answer is which nobody expected; `doing` is for people.
-    pub(super) fn refusal(&self, answer: Answer, doing: &str) -> Failure {
+    /// Repeats `attempt` as long as that can help. What it was for, `doing`, stands in front of an error.
+    pub(super) fn run<T>(&self, doing: &str, attempt: impl FnMut() -> Result<T, Failure>) -> Result<T, Error> {
+        retry::run(self.policy, doing, attempt).map_err(|err| err.context(doing))
+    }
+
+    /// The failure that an answer is which nobody expected.
+    pub(super) fn refusal(&self, answer: Answer) -> Failure {
         // Not by `Answer::refusal`: tokens do not depend on this host's clock, so a wrong one explains nothing here.
         let (status, again) = (answer.status(), answer.again());
         let body = answer.small_body().unwrap_or_default();
-        Failure { error: answers::refused(&self.address.container, doing, status, &body), again }
+        Failure { error: answers::refused(&self.address.container, status, &body), again }
     }
 
     /// Fails unless the container is there and may be looked at. Returns the store's clock.
     pub(super) fn confirm(&self) -> Result<Option<Timestamp>, Failure> {
         let answer = self.send(Method::HEAD, &self.own_path(), &[], Payload::None)?;
         if !answer.is_success() {
-            let doing = format!("looking at the container `{}`", self.address.container);
-            return Err(self.refusal(answer, &doing));
+            return Err(self.refusal(answer));
         }
         let date = answer.date();
         answer.small_body()?;
@@ -155,11 +158,10 @@ impl Container {
             return Ok(None);
         }
         if !answer.is_success() {
-            return Err(self.refusal(answer, &format!("looking at `{name}`")));
+            return Err(self.refusal(answer));
         }
         let Some(bytes) = answer.length() else {
-            let what = format!("the store does not tell the size of `{name}`");
-            return Err(Failure::passing(Error::new(ErrorKind::Unavailable, what)));
+            return Err(Failure::passing(Error::new(ErrorKind::Unavailable, "the store does not tell the size")));
         };
         let header = |name: &str| answer.header(name).map(str::to_owned);
         let head = Head {
@@ -179,7 +181,7 @@ impl Container {
             answer.small_body()?;
             return Ok(());
         }
-        Err(self.refusal(answer, &format!("deleting `{name}`")))
+        Err(self.refusal(answer))
     }
 
     /// At most `limit` of the objects whose names begin with `prefix` and are greater than `marker`. Fewer do not mean
@@ -192,7 +194,7 @@ impl Container {
         escape_into(&mut path, marker);
         let answer = self.send(Method::GET, &path, &[("accept", "application/json")], Payload::None)?;
         if !answer.is_success() {
-            return Err(self.refusal(answer, &format!("listing `{prefix}`")));
+            return Err(self.refusal(answer));
         }
         Ok(parse_page(&answer.small_body()?, prefix, marker)?)
     }
@@ -212,7 +214,7 @@ impl Container {
                 answer.small_body()?;
                 OFFERS_UNKNOWN
             }
-            (false, _) => return Err(self.refusal(answer, "asking what the store offers")),
+            (false, _) => return Err(self.refusal(answer)),
         };
         Ok(*self.offers.get_or_init(|| offers))
     }

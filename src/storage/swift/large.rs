@@ -93,12 +93,12 @@ fn put_segments(container: &Container, names: &[String], content: &Content<'_>) 
 
 fn put_segment(container: &Container, name: &str, piece: &Piece, content: &Content<'_>) -> Result<(), Error> {
     let doing = format!("storing the segment `{name}`");
-    retry::run(container.policy, &doing, || {
+    container.run(&doing, || {
         let headers = [("etag", piece.md5.as_str()), ("content-type", "application/octet-stream")];
         let answer = container.send(Method::PUT, &container.path(name), &headers, content.piece(piece))?;
         // 202: an attempt before this one has arrived after all. The manifest is checked against what is there.
         if !answer.is_success() {
-            return Err(container.refusal(answer, &doing));
+            return Err(container.refusal(answer));
         }
         answer.small_body()?;
         Ok(())
@@ -122,7 +122,7 @@ fn put_manifest(
     let name = container.name(key);
     let path = format!("{}?multipart-manifest=put", container.path(&name));
     let doing = format!("storing the manifest of `{name}`");
-    retry::run(container.policy, &doing, || {
+    container.run(&doing, || {
         let headers = [
             ("etag", etag.as_str()),
             ("if-none-match", "*"),
@@ -145,21 +145,21 @@ fn put_manifest(
                     Some(_) => Ok(Outcome::Exists),
                     None => Err(Failure::passing(Error::new(
                         ErrorKind::Unavailable,
-                        format!("{doing}: the store says that it exists, and does not have it"),
+                        "the store says that it exists, and does not have it",
                     ))),
                 }
             }
-            400 => Err(bad_manifest(&doing, &answer.small_body()?)),
-            _ => Err(container.refusal(answer, &doing)),
+            400 => Err(bad_manifest(&answer.small_body()?)),
+            _ => Err(container.refusal(answer)),
         }
     })
 }
 
 /// The store looked at every segment before it took the manifest, and did not like one.
-fn bad_manifest(doing: &str, body: &[u8]) -> Failure {
+fn bad_manifest(body: &[u8]) -> Failure {
     let errors = answers::inner_errors(body).map(|inner| inner.errors).unwrap_or_default();
     let told = errors.iter().take(3).map(|(name, status)| format!("{name}: {status}")).collect::<Vec<_>>().join(", ");
-    let error = Error::new(ErrorKind::Corrupt, format!("{doing}: the store refuses its segments ({told})"))
+    let error = Error::new(ErrorKind::Corrupt, format!("the store refuses its segments ({told})"))
         .hint("Nothing was stored. Look whether something else writes below .segments/ in the container.");
     // A segment that is not seen yet on the disk that was asked may be seen a moment later.
     let passes = !errors.is_empty() && errors.iter().all(|(_, status)| status.starts_with("404"));
@@ -193,7 +193,7 @@ fn segments_of(container: &Container, name: &str) -> Result<Vec<String>, Failure
         return Ok(Vec::new());
     }
     if !answer.is_success() {
-        return Err(container.refusal(answer, &format!("reading the manifest of `{name}`")));
+        return Err(container.refusal(answer));
     }
     let manifest: Value = serde_json::from_slice(&answer.small_body()?).unwrap_or_default();
     let ours = format!("/{}/{}{SEGMENTS}", container.address.container, container.address.prefix);
@@ -206,14 +206,14 @@ fn segments_of(container: &Container, name: &str) -> Result<Vec<String>, Failure
 }
 
 /// Removes segments that belong to no object and are older than a day by the store's own clock. Returns how many.
-pub(super) fn sweep(container: &Container) -> Result<u64, Error> {
+pub(super) fn sweep(container: &Container) -> Result<usize, Error> {
     let looking = "looking for abandoned segments";
-    let Some(now) = retry::run(container.policy, looking, || container.confirm())? else { return Ok(0) };
+    let Some(now) = container.run(looking, || container.confirm())? else { return Ok(0) };
     let mut uploads: BTreeMap<Upload, (Timestamp, Vec<String>)> = BTreeMap::new();
     let prefix = container.name(SEGMENTS);
     let mut marker = String::new();
     loop {
-        let page = retry::run(container.policy, looking, || container.page(&prefix, &marker, usize::MAX))?;
+        let page = container.run(looking, || container.page(&prefix, &marker, usize::MAX))?;
         let Some(last) = page.last() else { break };
         marker.clone_from(&last.name);
         for entry in page {
@@ -230,12 +230,12 @@ pub(super) fn sweep(container: &Container) -> Result<u64, Error> {
             continue;
         }
         let name = container.name(&upload.key);
-        let used = retry::run(container.policy, looking, || segments_of(container, &name))?;
+        let used = container.run(looking, || segments_of(container, &name))?;
         if used.iter().any(|segment| Upload::of(segment, &container.address.prefix).as_ref() == Some(&upload)) {
             continue;
         }
         for name in &names {
-            retry::run(container.policy, "removing an abandoned segment", || container.remove(name))?;
+            container.run("removing an abandoned segment", || container.remove(name))?;
             removed += 1;
         }
     }
@@ -248,7 +248,7 @@ pub(super) fn keys_with_segments(container: &Container, prefix: &str) -> Result<
     let (mut keys, mut marker) = (Vec::new(), String::new());
     loop {
         let looking = "looking for large objects";
-        let page = retry::run(container.policy, looking, || container.page(&below, &marker, usize::MAX))?;
+        let page = container.run(looking, || container.page(&below, &marker, usize::MAX))?;
         let Some(last) = page.last() else { return Ok(keys) };
         marker.clone_from(&last.name);
         for entry in &page {
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_segment_that_is_not_there_yet_is_waited_for() {
-        let failure = |body: &str| bad_manifest("x", body.as_bytes());
+        let failure = |body: &str| bad_manifest(body.as_bytes());
         assert_ne!(failure(r#"{"Errors": [["/c/s", "404 Not Found"]]}"#).again, retry::Again::Never);
         let bad = failure(r#"{"Errors": [["/c/r", "Etag Mismatch"], ["/c/s", "404 Not Found"]]}"#);
         assert_eq!((bad.again, bad.error.kind()), (retry::Again::Never, ErrorKind::Corrupt));

@@ -19,6 +19,8 @@ mod tests;
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
+use jiff::Timestamp;
+
 use self::container::{Container, Head, SHA256};
 use self::content::Content;
 use self::large::LargeSizes;
@@ -49,7 +51,8 @@ impl SwiftStore {
     /// Opens the container, which must be there and let this login in.
     pub(super) fn open(address: SwiftAddress, access: &Access) -> Result<SwiftStore, Error> {
         let store = SwiftStore::with_sizes(address, access, LargeSizes::USUAL, Policy::PATIENT)?;
-        retry::run(Policy::BRIEF, format_args!("opening {}", store.url()), || store.container.confirm())?;
+        let doing = format!("opening {}", store.url());
+        retry::run(Policy::BRIEF, &doing, || store.container.confirm()).map_err(|err| err.context(&doing))?;
         Ok(store)
     }
 
@@ -60,8 +63,11 @@ impl SwiftStore {
         policy: Policy,
     ) -> Result<SwiftStore, Error> {
         if address.auth == SwiftAuth::V1 && address.region.is_some() {
-            return Err(Error::new(ErrorKind::InvalidInput, "the repository's address names a region, which auth v1 has not")
-                .hint("Leave out region=, or name Keystone's address, which ends in /v3, as `auth_url`."));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the repository's address names a region, which auth v1 has not",
+            )
+            .hint("Leave out region=, or name Keystone's address, which ends in /v3, as `auth_url`."));
         }
         let client = Client::new(access)?;
         let tokens = Tokens::new(client.clone(), address.clone(), access.credentials_file.clone());
@@ -93,14 +99,12 @@ impl SwiftStore {
         if bytes <= sizes.above_bytes {
             return Content::read(body, None);
         }
-        let asking = "asking what the store offers";
-        let offers = retry::run(self.container.policy, asking, || self.container.offers())?;
+        let offers = self.container.run("asking what the store offers", || self.container.offers())?;
         // Without segments it is tried whole: the store says how much it takes.
         Content::read(body, offers.segments_max.map(|most| sizes.segment_bytes(bytes, most)))
     }
 
     fn put_whole(&self, name: &str, content: &Content<'_>) -> Result<Outcome, Failure> {
-        let doing = format!("storing `{name}`");
         let headers = [
             ("etag", content.md5.as_str()),
             ("if-none-match", "*"),
@@ -115,7 +119,7 @@ impl SwiftStore {
                 match etag {
                     // A store that did not check: it is told what the check would have told.
                     Some(etag) if etag != content.md5 => {
-                        Err(answers::refused(&self.container.address.container, &doing, 422, b"").into())
+                        Err(answers::refused(&self.container.address.container, 422, b"").into())
                     }
                     _ => Ok(Outcome::Stored),
                 }
@@ -125,15 +129,15 @@ impl SwiftStore {
                 answer.small_body()?;
                 Ok(Outcome::Exists)
             }
-            _ => Err(self.container.refusal(answer, &doing)),
+            _ => Err(self.container.refusal(answer)),
         }
     }
 
     /// The error for an object that is not there, unless the container is missing: that is told then.
-    fn absent(&self, name: &str) -> Failure {
-        match self.container.confirm() {
-            Ok(_) => Error::new(ErrorKind::NotFound, format!("there is no object `{name}` in {}", self.url())).into(),
-            Err(failure) => failure,
+    fn absent(&self, name: &str) -> Error {
+        match self.container.run(&format!("looking for `{name}`"), || self.container.confirm()) {
+            Ok(_) => Error::new(ErrorKind::NotFound, format!("there is no object `{name}` in {}", self.url())),
+            Err(err) => err,
         }
     }
 }
@@ -142,14 +146,14 @@ impl ObjectStore for SwiftStore {
     fn put(&self, key: &str, body: Body<'_>) -> Result<(), Error> {
         check_key(key)?;
         let content = self.content(body)?;
-        let (name, policy) = (self.container.name(key), self.container.policy);
+        let name = self.container.name(key);
         let doing = format!("storing `{name}`");
         for _ in 0..PUT_ROUNDS_MAX {
-            if let Some(head) = retry::run(policy, &doing, || self.container.head(&name))? {
+            if let Some(head) = self.container.run(&doing, || self.container.head(&name))? {
                 return self.settle_existing(key, &head, &content);
             }
             let outcome = if content.pieces.is_empty() {
-                retry::run(policy, &doing, || self.put_whole(&name, &content))?
+                self.container.run(&doing, || self.put_whole(&name, &content))?
             } else {
                 large::put(&self.container, key, &content)?
             };
@@ -169,7 +173,7 @@ impl ObjectStore for SwiftStore {
     fn size(&self, key: &str) -> Result<Option<u64>, Error> {
         check_key(key)?;
         let name = self.container.name(key);
-        retry::run(self.container.policy, format_args!("looking at `{name}`"), || match self.container.head(&name)? {
+        self.container.run(&format!("looking at `{name}`"), || match self.container.head(&name)? {
             Some(head) => Ok(Some(head.bytes)),
             None => self.container.confirm().map(|_| None),
         })
@@ -183,7 +187,7 @@ impl ObjectStore for SwiftStore {
         while found.len() < limit {
             let wanted = limit - found.len();
             let listing = format!("listing `{names_prefix}`");
-            let page = retry::run(container.policy, listing, || container.page(&names_prefix, &marker, wanted))?;
+            let page = container.run(&listing, || container.page(&names_prefix, &marker, wanted))?;
             // A short page is no end: only an empty one is.
             let Some(last) = page.last() else { break };
             marker = listing::marker_behind(&last.name, &container.address.prefix);
@@ -196,7 +200,7 @@ impl ObjectStore for SwiftStore {
         check_key(key)?;
         let name = self.container.name(key);
         let doing = format!("deleting `{name}`");
-        retry::run(self.container.policy, doing, || match self.container.head(&name)? {
+        self.container.run(&doing, || match self.container.head(&name)? {
             Some(head) if head.is_large => large::remove(&self.container, &name),
             Some(_) => self.container.remove(&name),
             None => self.container.confirm().map(|_| ()),
@@ -206,13 +210,34 @@ impl ObjectStore for SwiftStore {
     fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
         keys.iter().try_for_each(|key| check_key(key))?;
         let doing = "asking what the store offers";
-        let offers = retry::run(self.container.policy, doing, || self.container.offers())?;
+        let offers = self.container.run(doing, || self.container.offers())?;
         match offers.bulk_deletes_max {
             Some(at_once) if keys.len() > 1 => {
                 bulk::delete(&self.container, keys, at_once)?.iter().try_for_each(|key| self.delete(key))
             }
             _ => keys.iter().try_for_each(|key| self.delete(key)),
         }
+    }
+
+    fn clock(&self) -> Result<Option<Timestamp>, Error> {
+        self.container.run("asking for the store's clock", || self.container.confirm())
+    }
+
+    fn creates_conditionally(&self, scratch_key: &str) -> Result<Option<bool>, Error> {
+        check_key(scratch_key)?;
+        self.delete(scratch_key)?;
+        let name = self.container.name(scratch_key);
+        let create = |bytes: &'static [u8]| {
+            let content = Content::read(Body::Bytes(bytes), None)?;
+            self.container.run("trying a conditional put", || self.put_whole(&name, &content))
+        };
+        let outcomes = (create(b"first")?, create(b"second")?);
+        self.delete(scratch_key)?;
+        Ok(Some(outcomes == (Outcome::Stored, Outcome::Exists)))
+    }
+
+    fn sweep(&self) -> Result<usize, Error> {
+        large::sweep(&self.container)
     }
 
     fn url(&self) -> String {

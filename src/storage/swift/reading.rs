@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::super::http::{Answer, Method, Payload, Receiving};
 use super::super::resume::Resuming;
-use super::super::retry::{self, Failure};
+use super::super::retry::Failure;
 use super::SwiftStore;
 use super::container::Container;
 use crate::error::{Error, ErrorKind};
@@ -17,6 +17,14 @@ struct Opened {
     etag: Option<String>,
 }
 
+enum Begun {
+    At(Opened),
+    /// The object ends before.
+    Nothing,
+    /// There is no object, or no container.
+    Absent,
+}
+
 /// A reader of the object `name` from byte `from` on, at most `bytes` of it.
 pub(super) fn open(
     store: &SwiftStore,
@@ -25,27 +33,31 @@ pub(super) fn open(
     bytes: Option<u64>,
 ) -> Result<Box<dyn Read + Send>, Error> {
     let doing = format!("reading `{name}`");
-    let policy = store.container.policy;
     let range = match (from, bytes) {
         (0, None) => None,
         (from, None) => Some(format!("bytes={from}-")),
         // No range means nothing; there has to be an object all the same.
         (_, Some(0)) => {
-            let head = retry::run(policy, &doing, || store.container.head(name)?.ok_or_else(|| store.absent(name)));
-            return head.map(|_| Box::new(io::empty()) as Box<dyn Read + Send>);
+            return match store.container.run(&doing, || store.container.head(name))? {
+                Some(_) => Ok(Box::new(io::empty())),
+                None => Err(store.absent(name)),
+            };
         }
         (from, Some(bytes)) => Some(format!("bytes={from}-{}", from.saturating_add(bytes - 1))),
     };
-    let opened = retry::run(policy, &doing, || {
+    let opened = store.container.run(&doing, || {
         let answer = request(&store.container, name, range.as_deref(), None)?;
         match answer.status() {
-            404 => Err(store.absent(name)),
-            // Nothing lies there any more.
-            416 => Ok(None),
-            _ => begin(&store.container, answer, name, range.is_some().then_some(from)).map(Some),
+            404 => Ok(Begun::Absent),
+            416 => Ok(Begun::Nothing),
+            _ => begin(&store.container, answer, name, range.is_some().then_some(from)).map(Begun::At),
         }
     })?;
-    let Some(Opened { body, at, end, etag }) = opened else { return Ok(Box::new(io::empty())) };
+    let Opened { body, at, end, etag } = match opened {
+        Begun::At(opened) => opened,
+        Begun::Nothing => return Ok(Box::new(io::empty())),
+        Begun::Absent => return Err(store.absent(name)),
+    };
     let (container, name) = (store.container.clone(), name.to_owned());
     let reopen = move |at: u64| {
         let range = format!("bytes={at}-{}", end.saturating_sub(1));
@@ -58,7 +70,7 @@ pub(super) fn open(
             _ => begin(&container, answer, &name, Some(at)).map(|opened| opened.body),
         }
     };
-    Ok(Box::new(Resuming::new(policy, doing, body, at, end, reopen)))
+    Ok(Box::new(Resuming::new(store.container.policy, doing, body, at, end, reopen)))
 }
 
 fn request(container: &Container, name: &str, range: Option<&str>, etag: Option<&str>) -> Result<Answer, Failure> {
@@ -69,16 +81,15 @@ fn request(container: &Container, name: &str, range: Option<&str>, etag: Option<
 
 /// Looks whether the answer brings what was asked for: the whole, or the bytes from `from` on.
 fn begin(container: &Container, answer: Answer, name: &str, from: Option<u64>) -> Result<Opened, Failure> {
-    let doing = format!("reading `{name}`");
     if answer.status() == 409 {
         let what = format!("`{name}` is a large object, and a segment of it is missing");
         return Err(Error::new(ErrorKind::Corrupt, what).hint("The store or somebody in it has lost a part.").into());
     }
     if !answer.is_success() {
-        return Err(container.refusal(answer, &doing));
+        return Err(container.refusal(answer));
     }
     let wrong = |what: &str| {
-        let error = Error::new(ErrorKind::Corrupt, format!("{doing}: {what}"));
+        let error = Error::new(ErrorKind::Corrupt, what);
         Failure::lasting(error.hint("Look whether something between coffer and the store alters its answers."))
     };
     let (at, end) = match (from, answer.status()) {
@@ -89,7 +100,8 @@ fn begin(container: &Container, answer: Answer, name: &str, from: Option<u64>) -
         }
         _ => return Err(wrong("the store does not send the part that was asked for")),
     };
-    let etag = answer.header("etag").map(|etag| if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") });
+    let etag =
+        answer.header("etag").map(|etag| if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") });
     Ok(Opened { body: answer.into_body(), at, end, etag })
 }
 

@@ -60,7 +60,8 @@ impl Tokens {
     pub(super) fn session(&self, refused: Option<&Arc<Session>>) -> Result<Arc<Session>, Failure> {
         let logins_seen = self.logins.load(Ordering::SeqCst);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let usable = state.session.clone().filter(|session| refused.is_none_or(|refused| !Arc::ptr_eq(refused, session)));
+        let usable =
+            state.session.clone().filter(|session| refused.is_none_or(|refused| !Arc::ptr_eq(refused, session)));
         if let Some(session) = &usable
             && state.due.is_some_and(|due| !due.has_passed())
         {
@@ -76,10 +77,7 @@ impl Tokens {
         match outcome {
             Ok(grant) => {
                 let life = grant.life.unwrap_or(LIFE_UNKNOWN);
-                // A second at least: a service that hands out the last second of an old token must not be asked for each
-                // request.
-                let margin = (life / 10).min(RENEWAL_MARGIN_MAX);
-                state.due = Some(Deadline::after((life - margin).max(Duration::from_secs(1))));
+                state.due = Some(Deadline::after(due_after(life)));
                 state.failed = None;
                 let session =
                     Session { token: grant.token, storage_url: grant.storage_url, end: Deadline::after(life) };
@@ -89,10 +87,7 @@ impl Tokens {
                 if let Some(session) = usable.filter(|session| !session.end.has_passed())
                     && failure.again != Again::Never
                 {
-                    logging::warn(
-                        "storage",
-                        format_args!("the token is not renewed yet: {}", failure.error.message()),
-                    );
+                    logging::warn("storage", format_args!("the token is not renewed yet: {}", failure.error.message()));
                     state.due = Some(Deadline::after(RENEWAL_PAUSE));
                     return Ok(session);
                 }
@@ -100,6 +95,12 @@ impl Tokens {
                 Err(failure)
             }
         }
+    }
+
+    /// Makes the token one that should be renewed.
+    #[cfg(test)]
+    pub(super) fn make_due(&self) {
+        self.state.lock().unwrap().due = Some(Deadline::after(Duration::ZERO));
     }
 
     /// The error of a store that refuses a token right after it was issued.
@@ -137,9 +138,8 @@ impl Tokens {
     }
 
     fn log_in_v1(&self, login: &SwiftLogin, user: &str, key: &str) -> Result<Grant, Failure> {
-        let request = Request::new(Method::GET, &self.address.auth_url)
-            .header("x-auth-user", user)
-            .header("x-auth-key", key);
+        let request =
+            Request::new(Method::GET, &self.address.auth_url).header("x-auth-user", user).header("x-auth-key", key);
         let answer = self.client.send(&request)?;
         if answer.is_success() {
             let grant = auth::v1_grant(|name| answer.header(name))?;
@@ -231,6 +231,12 @@ impl Tokens {
     }
 }
 
+/// When a token that lives so long should be renewed. A second at least: a service that hands out the last second of an
+/// old token must not be asked before each request.
+fn due_after(life: Duration) -> Duration {
+    (life - (life / 10).min(RENEWAL_MARGIN_MAX)).max(Duration::from_secs(1))
+}
+
 /// The same failure, for somebody else who waited for it.
 fn retold(failure: &Failure) -> Failure {
     let error = Error::new(failure.error.kind(), failure.error.message());
@@ -239,4 +245,16 @@ fn retold(failure: &Failure) -> Failure {
         None => error,
     };
     Failure { error, again: failure.again }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_before_its_end() {
+        for (life, due) in [(86_400, 86_340), (600, 540), (100, 90), (1, 1), (0, 1)] {
+            assert_eq!(due_after(Duration::from_secs(life)), Duration::from_secs(due), "{life}");
+        }
+    }
 }

@@ -1,0 +1,4 @@
+//! Against real stores (`mod`), and against one that fails on cue (`faults`).
+
+mod fake;
+mod faults;
