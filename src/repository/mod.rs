@@ -54,6 +54,7 @@ mod layout;
 pub(crate) mod manifest;
 pub(crate) mod reader;
 mod sealed;
+pub(crate) mod verify;
 pub(crate) mod writer;
 
 /// The format this version writes, and the newest it reads.

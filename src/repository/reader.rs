@@ -174,7 +174,7 @@ impl Fetcher {
 }
 
 /// The raw bytes of a part. Nothing is decompressed whose digest is not right.
-fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
+pub(super) fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
     let too_large = || repository.corrupt(&part.key, "its sizes in the manifest cannot be");
     let stored_bytes = usize::try_from(part.stored_bytes).map_err(|_| too_large())?;
     let raw_bytes = usize::try_from(part.raw_bytes).map_err(|_| too_large())?;
