@@ -24,6 +24,10 @@ const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 const TENANT_DEFAULT: &str = "appliance";
 const CREDENTIALS_FILE: &str = "credentials.toml";
 const BANDWIDTH: RangeInclusive<u64> = 64 << 10..=1 << 40;
+const VERIFY_HOURS_DEFAULT: u64 = 24;
+const VERIFY_HOURS: RangeInclusive<u64> = 0..=24 * 366;
+const VERIFY_SLICES_DEFAULT: u64 = 7;
+const VERIFY_SLICES: RangeInclusive<u64> = 1..=1000;
 const WORKERS_DEFAULT: u64 = 2;
 const WORKERS: RangeInclusive<u64> = 1..=32;
 const BUFFER_POOL_BYTES_DEFAULT: u64 = 128 << 20;
@@ -56,6 +60,8 @@ struct RawRepository {
     credentials_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     bandwidth_bytes_per_second: Option<u64>,
+    verify_hours: Option<u64>,
+    verify_slices: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -116,6 +122,16 @@ pub(crate) struct Repository {
     pub(crate) credentials_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) bandwidth: Option<u64>,
+    /// Absent: only when somebody asks.
+    pub(crate) verification: Option<Verification>,
+}
+
+/// How often stored objects are read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verification {
+    pub(crate) every: Duration,
+    /// Each time one of so many slices is read.
+    pub(crate) slices: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +238,11 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
     let bandwidth = bandwidth
         .map(|bytes| source.number(SECTION, "bandwidth_bytes_per_second", Some(bytes), bytes, BANDWIDTH))
         .transpose()?;
-    Ok(Repository { credentials_file, ca_file, bandwidth })
+    let hours = source.number(SECTION, "verify_hours", raw.verify_hours, VERIFY_HOURS_DEFAULT, VERIFY_HOURS)?;
+    let slices = source.number(SECTION, "verify_slices", raw.verify_slices, VERIFY_SLICES_DEFAULT, VERIFY_SLICES)?;
+    let verification = (hours > 0)
+        .then(|| Verification { every: Duration::from_secs(hours * 3600), slices: u32::try_from(slices).unwrap_or(1) });
+    Ok(Repository { credentials_file, ca_file, bandwidth, verification })
 }
 
 fn http(source: &Source<'_>, raw: RawHttp) -> Result<Http, Error> {

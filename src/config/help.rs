@@ -58,6 +58,18 @@ pub(super) const KEYS: &[Key] = &[
         "The most that goes to the repository, and the most that comes from it, 64 KiB to 1 TiB a second. Default: no limit.",
     ),
     key(
+        "repository",
+        "verify_hours",
+        Value::Default("24"),
+        "How often stored objects are read again and compared with their digests, up to 8784; 0 for never.",
+    ),
+    key(
+        "repository",
+        "verify_slices",
+        Value::Default("7"),
+        "Each time one of so many slices is read, 1 to 1000: with 24 hours and 7 slices every object once a week.",
+    ),
+    key(
         "http",
         "listen",
         Value::Default("\"127.0.0.1:8779\""),

@@ -177,7 +177,9 @@ impl Ground<'_> {
             Some(end.at.order()).filter(|order| *order >= place)
         };
         let good = |backup: &&Backup| {
-            backup.status == BackupStatus::Completed && damage.of_backup(backup.id).is_none() && end_of(backup).is_some()
+            backup.status == BackupStatus::Completed
+                && damage.of_backup(backup.id).is_none()
+                && end_of(backup).is_some()
         };
         self.backups.iter().filter(good).min_by_key(|backup| end_of(backup))
     }
@@ -273,10 +275,7 @@ mod tests {
             )],
         );
         // What was given up when the current history left it needs no new backup of that history.
-        check(
-            &format!("{branched} bad chunk with 7"),
-            &[("recovery to any point after 15Z on timeline 1", false)],
-        );
+        check(&format!("{branched} bad chunk with 7"), &[("recovery to any point after 15Z on timeline 1", false)]);
         check(&format!("{branched} backup full-3 after 8 \n bad backup full-2"), &[(FULL_2, false)]);
     }
 }

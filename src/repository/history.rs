@@ -69,11 +69,10 @@ impl Repository {
     pub(crate) fn verify_presence(&self) -> Result<(), Error> {
         match read_marker(self.store.as_ref())? {
             Some(marker) if marker.id == self.id => Ok(()),
-            Some(_) | None => Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("`{}` is not the repository it was", self.url()),
-            )
-            .hint("Look whether its disk is mounted, and where its address leads now.")),
+            Some(_) | None => {
+                Err(Error::new(ErrorKind::Unavailable, format!("`{}` is not the repository it was", self.url()))
+                    .hint("Look whether its disk is mounted, and where its address leads now."))
+            }
         }
     }
 

@@ -12,13 +12,11 @@ use crate::error::{Error, error_of};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// Every stored byte is the one that was stored. What they hold is encrypted, and no identity is here that opens it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for objects that are encrypted"))]
     Stored,
     /// Besides, it was unpacked, and is what it should be.
     Contents,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for verification"))]
 impl Repository {
     /// Reads the whole part. `Corrupt`, naming it, when it is not what the manifest says.
     pub(crate) fn verify_part(&self, part: &Part) -> Result<Proof, Error> {

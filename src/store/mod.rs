@@ -28,6 +28,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 pub(crate) use chunks::{ChunkKey, ChunkTotals};
+pub(crate) use verifications::News;
 
 use crate::error::{Error, ErrorKind, io_error};
 

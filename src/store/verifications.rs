@@ -3,7 +3,7 @@
 //! Built for a million objects: what a status page asks for is a sum or the end of an index range.
 
 use jiff::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
 use super::{Db, Tx, sql};
@@ -32,15 +32,38 @@ struct Bad {
     replacement: Option<BackupId>,
 }
 
+impl Bad {
+    fn of(self, key: String) -> BadObject {
+        let Bad { place, reason, found_at, replacement } = self;
+        BadObject { key, place, reason, found_at, replacement }
+    }
+}
+
+/// What was last found of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastFinding {
+    pub(crate) verified_at: Timestamp,
+    pub(crate) is_bad: bool,
+}
+
+/// The objects of which the last findings say something new. By their keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct News {
+    pub(crate) bad: Vec<String>,
+    pub(crate) good_again: Vec<String>,
+}
+
 /// A row as it stood before a finding.
 struct Known {
+    verified_at: Timestamp,
     bad: Option<Bad>,
 }
 
 impl Db<'_> {
-    /// When the object was last read again; none before it ever was.
-    pub(crate) fn verified_at(&self, key: &str) -> Result<Option<Timestamp>, Error> {
-        self.first(BY_KEY, [key], |row| sql::time(row, "verified_at"))
+    /// What was found when the object was last read again; none before it ever was.
+    pub(crate) fn last_finding(&self, key: &str) -> Result<Option<LastFinding>, Error> {
+        let known = self.known(key)?;
+        Ok(known.map(|known| LastFinding { verified_at: known.verified_at, is_bad: known.bad.is_some() }))
     }
 
     /// The keys of objects that were ever read again and begin with `prefix`, at most `limit`.
@@ -53,15 +76,14 @@ impl Db<'_> {
     /// What is bad of all that the instance has stored, in the order it was first read, at most `limit`.
     pub(crate) fn bad_objects(&self, instance: InstanceId, limit: usize) -> Result<Vec<BadObject>, Error> {
         self.list(BAD, params![instance.to_string(), sql::limit(limit)], |row| {
-            let bad: Bad = sql::json(row, "bad")?;
-            Ok(BadObject {
-                key: sql::column(row, "key")?,
-                place: bad.place,
-                reason: bad.reason,
-                found_at: bad.found_at,
-                replacement: bad.replacement,
-            })
+            Ok(sql::json::<Bad>(row, "bad")?.of(sql::column(row, "key")?))
         })
+    }
+
+    /// One bad object.
+    pub(crate) fn bad_object(&self, key: &str) -> Result<Option<BadObject>, Error> {
+        let bad = self.known(key)?.and_then(|known| known.bad);
+        Ok(bad.map(|bad| bad.of(key.to_owned())))
     }
 
     /// How the instance's objects stand.
@@ -102,29 +124,29 @@ impl Db<'_> {
     }
 
     /// The last verification of a backup or an instance, by its id.
-    pub(crate) fn verification_run(
-        &self,
-        subject: &str,
-        is_scheduled: bool,
-    ) -> Result<Option<VerificationRun>, Error> {
+    pub(crate) fn verification_run(&self, subject: &str, is_scheduled: bool) -> Result<Option<VerificationRun>, Error> {
         let query = "SELECT run FROM verification_runs WHERE subject = ?1 AND is_scheduled = ?2";
         self.first(query, params![subject, is_scheduled], |row| sql::json(row, "run"))
     }
 
     fn known(&self, key: &str) -> Result<Option<Known>, Error> {
-        self.first(BY_KEY, [key], |row| Ok(Known { bad: sql::json_or_none(row, "bad")? }))
+        self.first(BY_KEY, [key], |row| {
+            Ok(Known { verified_at: sql::time(row, "verified_at")?, bad: sql::json_or_none(row, "bad")? })
+        })
     }
 }
 
 impl Tx<'_> {
-    /// Keeps what was found. The keys of those that were not bad before and are now.
-    pub(crate) fn note_findings(&self, findings: &[Finding]) -> Result<Vec<String>, Error> {
-        let mut newly_bad = Vec::new();
+    /// Keeps what was found.
+    pub(crate) fn note_findings(&self, findings: &[Finding]) -> Result<News, Error> {
+        let mut news = News::default();
         for finding in findings {
             let known = self.known(&finding.key)?;
             let before = known.as_ref().and_then(|known| known.bad.as_ref());
-            if before.is_none() && finding.fault.is_some() {
-                newly_bad.push(finding.key.clone());
+            match (before, &finding.fault) {
+                (None, Some(_)) => news.bad.push(finding.key.clone()),
+                (Some(_), None) => news.good_again.push(finding.key.clone()),
+                (None, None) | (Some(_), Some(_)) => {}
             }
             let bad = finding.fault.as_ref().map(|reason| Bad {
                 place: finding.place.clone(),
@@ -136,7 +158,7 @@ impl Tx<'_> {
             self.write_finding(finding, bad.as_ref())?;
             self.add_to_sums(finding, i64::from(known.is_none()), change)?;
         }
-        Ok(newly_bad)
+        Ok(news)
     }
 
     /// Keeps of how many objects a backup consists.

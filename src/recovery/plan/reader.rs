@@ -43,7 +43,8 @@ impl<'a> Reader<'a> {
     /// All transactions of the chunk; a refusal when it is known to be damaged.
     pub(super) fn transactions(&self, chunk: &Chunk) -> Result<Rc<[Transaction]>, PlanError> {
         if let Some(why) = self.damage.of_chunk(&chunk.key) {
-            let reachable = Reachable { at: Some(coordinate(&chunk.facts, chunk.facts.begin)), clock: chunk.facts.clock_before };
+            let reachable =
+                Reachable { at: Some(coordinate(&chunk.facts, chunk.facts.begin)), clock: chunk.facts.clock_before };
             let (key, why) = (chunk.key.clone(), why.to_owned());
             return Err(PlanError::ChunkDamaged(Box::new(ChunkDamage { key, why, reachable })));
         }

@@ -323,7 +323,9 @@ impl PlanError {
                 "Choose a backup of this instance with `coffer backup list`.".to_owned()
             }
             PlanError::BaseNotUsable { backup, why: BaseFault::Damaged { end, .. } } => {
-                let end = end.as_ref().map(|end| format!("Recover to position {end} to reach where it ends from an older one. "));
+                let end = end
+                    .as_ref()
+                    .map(|end| format!("Recover to position {end} to reach where it ends from an older one. "));
                 format!(
                     "{}Once its objects are back from another copy, `coffer backup verify {backup}` says so and it is used again.",
                     end.unwrap_or_default()

@@ -207,6 +207,12 @@ fn walk_to_second(
         };
         begun &= piece.segment == segment;
         segment = piece.segment;
+        if reader.is_damaged(&piece.chunk) && piece.chunk.facts.first_commit.is_some_and(|first| first > second) {
+            // It cannot be read, and nothing of it comes back.
+            let Some(hole) = hole else { return Ok(excluded_at(lineage, &piece, piece.from, begun)) };
+            warnings.push(Warning::GapFollows { second });
+            return here(&hole.reached).ok_or_else(|| hole.into());
+        }
         // Facts first: a chunk is read only where the cut is, and behind a hole.
         let excluded = match piece.chunk.facts.clock_after() > second {
             true => reader.first(&piece, |transaction| transaction.committed_at > second)?,
