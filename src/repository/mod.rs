@@ -41,7 +41,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind};
 use crate::repository::codec::Codec;
-use crate::storage::{self, Access, Body, ObjectStore};
+use crate::storage::{self, Access, Body, ObjectStore, probe};
 
 #[cfg(test)]
 mod backup_tests;
@@ -109,17 +109,18 @@ impl Repository {
         }
     }
 
+    /// The repository in a store that is open already, `None` when one could be begun there. Changes nothing.
+    pub(crate) fn look(store: Arc<dyn ObjectStore>, settings: &Settings) -> Result<Option<Repository>, Error> {
+        match read_marker(store.as_ref())? {
+            Some(marker) => Repository::with_marker(store, settings, &marker).map(Some),
+            None => refuse_foreign(store.as_ref()).map(|()| None),
+        }
+    }
+
     /// As `open`, on a store that is open already.
     fn on_store(store: Arc<dyn ObjectStore>, settings: &Settings) -> Result<Repository, Error> {
-        if let Some(marker) = read_marker(store.as_ref())? {
-            return Repository::with_marker(store, settings, &marker);
-        }
-        if let Some(found) = store.list("", None, 1)?.first() {
-            let what =
-                format!("`{}` is not a repository of coffer and is not empty: it holds `{}`", store.url(), found.key);
-            return Err(
-                Error::new(ErrorKind::Refused, what).hint("Name an empty folder, or one that does not exist yet.")
-            );
+        if let Some(repository) = Repository::look(Arc::clone(&store), settings)? {
+            return Ok(repository);
         }
         let marker = Marker { format: FORMAT, id: Uuid::new_v4() };
         match store.put(MARKER, Body::Bytes(&to_json(&marker)?)) {
@@ -173,6 +174,18 @@ impl fmt::Debug for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Repository").field("url", &self.url()).field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// Refuses a place that holds anything but what a `coffer check` has left behind.
+fn refuse_foreign(store: &dyn ObjectStore) -> Result<(), Error> {
+    let mut found = store.list("", None, 1)?.pop();
+    if found.as_ref().is_some_and(|object| object.key.starts_with(probe::PREFIX)) {
+        found = store.list("", Some(&layout::behind(probe::PREFIX)), 1)?.pop();
+    }
+    let Some(found) = found else { return Ok(()) };
+    let what = format!("`{}` is not a repository of coffer and is not empty: it holds `{}`", store.url(), found.key);
+    Err(Error::new(ErrorKind::Refused, what)
+        .hint("Name an empty place (a folder or a prefix), or one that does not exist yet."))
 }
 
 fn read_marker(store: &dyn ObjectStore) -> Result<Option<Marker>, Error> {

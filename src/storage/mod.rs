@@ -7,11 +7,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::error::{Error, ErrorKind};
 
 #[cfg(test)]
 pub(crate) mod faulty;
 pub(crate) mod local;
+pub(crate) mod probe;
 #[cfg(test)]
 pub(crate) mod suite;
 mod url;
@@ -54,6 +57,15 @@ pub(crate) trait ObjectStore: Send + Sync {
     /// Deletes all of `keys`; with a failure some of them may be deleted.
     fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
         keys.iter().try_for_each(|key| self.delete(key))
+    }
+    /// What the store's clock says, to the second; `None` for a store without a clock of its own.
+    fn clock(&self) -> Result<Option<Timestamp>, Error> {
+        Ok(None)
+    }
+    /// Whether the store itself refuses to create what exists (`If-None-Match: *`), tried on `scratch_key`, which is
+    /// left behind; `None` for a store without such a request.
+    fn creates_conditionally(&self, _scratch_key: &str) -> Result<Option<bool>, Error> {
+        Ok(None)
     }
     /// The address of the store, without credentials.
     fn url(&self) -> String;
