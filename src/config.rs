@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use help::help_config;
 
+use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::process::User;
 
@@ -28,6 +29,8 @@ const VERIFY_HOURS_DEFAULT: u64 = 24;
 const VERIFY_HOURS: RangeInclusive<u64> = 0..=24 * 366;
 const VERIFY_SLICES_DEFAULT: u64 = 7;
 const VERIFY_SLICES: RangeInclusive<u64> = 1..=1000;
+const TRANSFERS_DEFAULT: u64 = 4;
+const TRANSFERS: RangeInclusive<u64> = 1..=16;
 const WORKERS_DEFAULT: u64 = 2;
 const WORKERS: RangeInclusive<u64> = 1..=32;
 const BUFFER_POOL_BYTES_DEFAULT: u64 = 128 << 20;
@@ -62,6 +65,11 @@ struct RawRepository {
     bandwidth_bytes_per_second: Option<u64>,
     verify_hours: Option<u64>,
     verify_slices: Option<u64>,
+    compression: Option<String>,
+    encrypt_to: Vec<String>,
+    identity_file: Option<PathBuf>,
+    identity_command: Vec<String>,
+    transfers: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -124,6 +132,12 @@ pub(crate) struct Repository {
     pub(crate) bandwidth: Option<u64>,
     /// Absent: only when somebody asks.
     pub(crate) verification: Option<Verification>,
+    pub(crate) compression: Compression,
+    /// Public keys, as typed.
+    pub(crate) encrypt_to: Vec<String>,
+    pub(crate) identity: Identity,
+    /// Objects that one backup or one restore has on their way at a time.
+    pub(crate) transfers: usize,
 }
 
 /// How often stored objects are read again.
@@ -132,6 +146,15 @@ pub(crate) struct Verification {
     pub(crate) every: Duration,
     /// Each time one of so many slices is read.
     pub(crate) slices: u32,
+}
+
+/// Where the secret is that opens what is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    Nowhere,
+    File(PathBuf),
+    /// Prints it; program and arguments.
+    Command(Vec<String>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,7 +265,35 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
     let slices = source.number(SECTION, "verify_slices", raw.verify_slices, VERIFY_SLICES_DEFAULT, VERIFY_SLICES)?;
     let verification = (hours > 0)
         .then(|| Verification { every: Duration::from_secs(hours * 3600), slices: u32::try_from(slices).unwrap_or(1) });
-    Ok(Repository { credentials_file, ca_file, bandwidth, verification })
+    let transfers = source.number(SECTION, "transfers", raw.transfers, TRANSFERS_DEFAULT, TRANSFERS)?;
+    let compression = match raw.compression.as_deref() {
+        None => Compression::default(),
+        Some(name) => Compression::named(name).ok_or_else(|| {
+            source.wrong(SECTION, "compression", format!("`{name}` is not known")).hint("Write zstd or gzip.")
+        })?,
+    };
+    let identity = match (raw.identity_file, raw.identity_command) {
+        (None, command) if command.is_empty() => Identity::Nowhere,
+        (None, command) => Identity::Command(command),
+        (Some(path), command) if command.is_empty() => {
+            Identity::File(source.absolute(SECTION, "identity_file", path)?)
+        }
+        (Some(_), _) => {
+            let what = "is given together with identity_file";
+            return Err(source.wrong(SECTION, "identity_command", what).hint("Leave one of the two out."));
+        }
+    };
+    let encrypt_to = raw.encrypt_to;
+    Ok(Repository {
+        credentials_file,
+        ca_file,
+        bandwidth,
+        compression,
+        encrypt_to,
+        identity,
+        verification,
+        transfers: usize::try_from(transfers).unwrap_or(1),
+    })
 }
 
 fn http(source: &Source<'_>, raw: RawHttp) -> Result<Http, Error> {

@@ -4,30 +4,30 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{FORMAT, Repository, layout, read_marker, sealed, sha256_hex, to_json};
+use super::{FORMAT, Repository, layout, sealed, sha256_hex, to_json};
 use crate::clock;
-use crate::domain::id::{BackupId, InstanceId, TimelineId};
+use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::timeline::Timeline;
 use crate::error::{Error, ErrorKind};
-use crate::storage::{Body, StoredObject};
+use crate::storage::Body;
 
-const TIMELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const TIMELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const LIST_PAGE: usize = 1000;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TimelineObject {
+pub(super) struct TimelineObject {
     format: u32,
-    timeline: Timeline,
+    pub(super) timeline: Timeline,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SettingsObject {
+pub(super) struct SettingsObject {
     format: u32,
-    created_at: Timestamp,
-    settings: Value,
+    pub(super) created_at: Timestamp,
+    pub(super) settings: Value,
 }
 
 impl Repository {
@@ -42,70 +42,15 @@ impl Repository {
         Ok(())
     }
 
-    /// Proves that the stored timeline is this one. Returns its size.
-    pub(crate) fn verify_timeline(&self, timeline: &Timeline) -> Result<u64, Error> {
-        let key = layout::timeline(timeline.instance, timeline.id);
-        let text = self.fetch(&key, TIMELINE_BYTES_MAX)?;
-        let bytes = text.len() as u64;
-        let stored: TimelineObject = sealed::parse(text, &self.location(&key))?;
-        if stored.timeline != *timeline {
-            return Err(self.corrupt(&key, "another timeline lies in its place"));
-        }
-        Ok(bytes)
-    }
-
-    /// The settings of this key, proven to be what was stored under it.
-    pub(crate) fn read_settings(&self, instance: InstanceId, key: &str) -> Result<Value, Error> {
-        let object: SettingsObject = sealed::parse(self.fetch(key, SETTINGS_BYTES_MAX)?, &self.location(key))?;
-        let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
-        if expected != key {
-            return Err(self.corrupt(key, "other settings lie in its place"));
-        }
-        Ok(object.settings)
-    }
-
-    /// Fails with `Unavailable` unless this is still the repository that was opened: what is missing in another one, or
-    /// in a folder whose disk is not mounted, is not lost.
-    pub(crate) fn verify_presence(&self) -> Result<(), Error> {
-        match read_marker(self.store.as_ref())? {
-            Some(marker) if marker.id == self.id => Ok(()),
-            Some(_) | None => {
-                Err(Error::new(ErrorKind::Unavailable, format!("`{}` is not the repository it was", self.url()))
-                    .hint("Look whether its disk is mounted, and where its address leads now."))
-            }
-        }
-    }
-
-    /// The key of a backup's manifest.
-    pub(crate) fn manifest_key(&self, instance: InstanceId, backup: BackupId) -> String {
-        layout::manifest(instance, backup)
-    }
-
-    /// The key of a timeline.
-    pub(crate) fn timeline_key(&self, timeline: &Timeline) -> String {
-        layout::timeline(timeline.instance, timeline.id)
-    }
-
-    /// What the keys of an instance's settings begin with.
-    pub(crate) fn settings_prefix(&self, instance: InstanceId) -> String {
-        layout::settings_prefix(instance)
-    }
-
-    /// All settings of an instance that are stored, the newest last.
-    pub(crate) fn settings_objects(&self, instance: InstanceId) -> Result<Vec<StoredObject>, Error> {
-        self.objects(&layout::settings_prefix(instance))
-    }
-
-    /// All objects whose key begins with `prefix`, for prefixes under which there are few.
-    pub(super) fn objects(&self, prefix: &str) -> Result<Vec<StoredObject>, Error> {
-        let mut objects: Vec<StoredObject> = Vec::new();
+    /// All keys that begin with `prefix`, for prefixes under which there are few.
+    pub(super) fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let mut keys: Vec<String> = Vec::new();
         loop {
-            let after = objects.last().map(|object| object.key.as_str());
-            let page = self.store.list(prefix, after, LIST_PAGE)?;
+            let page = self.store.list(prefix, keys.last().map(String::as_str), LIST_PAGE)?;
             let is_last = page.len() < LIST_PAGE;
-            objects.extend(page);
+            keys.extend(page.into_iter().map(|object| object.key));
             if is_last {
-                return Ok(objects);
+                return Ok(keys);
             }
         }
     }
@@ -156,11 +101,6 @@ impl Repository {
     pub(crate) fn instances(&self) -> Result<Vec<InstanceId>, Error> {
         let names = self.folders(layout::INSTANCES)?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    /// All keys that begin with `prefix`, for prefixes under which there are few.
-    pub(super) fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        Ok(self.objects(prefix)?.into_iter().map(|object| object.key).collect())
     }
 
     /// What stands right behind `prefix` (which ends in `/`) with a `/` behind itself; what lies below is jumped over.

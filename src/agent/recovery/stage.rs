@@ -48,6 +48,7 @@ pub(super) fn stage(walk: &mut Walk<'_>) -> Result<(), Error> {
         )
         .hint("Make a new plan; if this repeats, choose another backup with --backup."));
     }
+    walk.context.repository.check_opens(&manifest)?;
     let total = manifest.raw_bytes;
     let reader = BackupReader::begin(&walk.context.repository, &manifest, Arc::clone(&walk.cancelled))?;
     let done = AtomicU64::new(0);

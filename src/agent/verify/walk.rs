@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
         }
         let key = self.context.repository.timeline_key(timeline);
         self.look_at(&key, ObjectPlace::Timeline { timeline: timeline.id }, 0, |repository| {
-            repository.verify_timeline(timeline).map(|_| Proof::Contents)
+            repository.verify_timeline(timeline).map(|()| Proof::Contents)
         })
     }
 
@@ -129,17 +129,17 @@ impl<'a> Walk<'a> {
     fn settings(&mut self) -> Result<(), Error> {
         let repository = &self.context.repository;
         let instance = self.instance;
-        let stored = repository.settings_objects(instance)?;
+        let stored = repository.settings_keys(instance)?;
         let prefix = repository.settings_prefix(instance);
         for key in self.context.store.read(|db| db.verified_keys(&prefix, usize::MAX))? {
-            if !stored.iter().any(|object| object.key == key) {
+            if !stored.contains(&key) {
                 let gone = |_: &Repository| Err(Error::new(ErrorKind::NotFound, "it is gone"));
                 self.look_at(&key, ObjectPlace::Settings, 0, gone)?;
             }
         }
-        for object in stored {
-            self.look_at(&object.key, ObjectPlace::Settings, object.bytes, |repository| {
-                repository.read_settings(instance, &object.key).map(|_| Proof::Contents)
+        for key in stored {
+            self.look_at(&key, ObjectPlace::Settings, 0, |repository| {
+                repository.read_settings(instance, &key).map(|_| Proof::Contents)
             })?;
         }
         Ok(())
