@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::agent::crew::Crew;
 use crate::agent::planning::AgentPlanning;
+use crate::agent::verify::schedule::Schedule;
 use crate::agent::{Context, Settings, rebuild};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::{self, Config};
@@ -70,7 +71,8 @@ impl Appliance {
                 .hint("Run `coffer rebuild` with the repository's address again; it goes on where it was."));
         }
         let repository = Arc::new(open_repository(config, &store)?);
-        let notice = notice_of_forgotten(&store, &repository);
+        let notice = notice_of_forgotten(&store, &repository, &config.repository_url);
+        repository.make_ready();
         ensure_token(&store, &config.state_dir)?;
         let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
         let context = Arc::new(Context {
@@ -82,6 +84,10 @@ impl Appliance {
                 poll: config.shipping.poll,
                 chunk_bytes_max: config.shipping.chunk_bytes_max,
                 undo_window: config.recovery.undo_window,
+                verification: config
+                    .repository
+                    .verification
+                    .map(|verification| Schedule { every: verification.every, slices: verification.slices }),
             },
             bell: bell.clone(),
             stopping: Arc::clone(&stopping),
@@ -188,11 +194,7 @@ fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> 
         Some(id) => {
             let repository = Repository::open_existing(&config.repository_url, &settings)?;
             if repository.id().to_string() != id {
-                return Err(Error::new(
-                    ErrorKind::Refused,
-                    format!("the repository `{}` is not the one this state directory belongs to", repository.url()),
-                )
-                .hint("Set repository_url to the former one, or begin with a new state_dir."));
+                return Err(other_repository(&repository));
             }
             repository
         }
@@ -202,7 +204,7 @@ fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> 
 }
 
 /// What an operator must know before beginning anew beside instances that can be brought back.
-fn notice_of_forgotten(store: &Store, repository: &Repository) -> Option<String> {
+fn notice_of_forgotten(store: &Store, repository: &Repository, url: &str) -> Option<String> {
     let forgotten = match rebuild::forgotten(store, repository) {
         Ok(0) => return None,
         Ok(forgotten) => forgotten,
@@ -214,11 +216,19 @@ fn notice_of_forgotten(store: &Store, repository: &Repository) -> Option<String>
     let noun = if forgotten == 1 { "instance" } else { "instances" };
     let notice = format!(
         "This repository holds {forgotten} {noun} that this state knows nothing of. To bring them back, stop the appliance and \
-         run `coffer rebuild {}`.",
-        repository.url()
+         run `coffer rebuild '{url}'`."
     );
     logging::warn("appliance", &notice);
     Some(notice)
+}
+
+/// Why a repository of another id than the state's is not used.
+pub(crate) fn other_repository(found: &Repository) -> Error {
+    Error::new(
+        ErrorKind::Refused,
+        format!("the repository `{}` is not the one this state directory belongs to", found.url()),
+    )
+    .hint("Set repository_url to the former one, or begin with a new state_dir.")
 }
 
 /// Makes the first token. It is kept as a digest; itself it lies in a file that only this user reads, and is shown once

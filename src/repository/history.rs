@@ -13,14 +13,14 @@ use crate::error::{Error, ErrorKind};
 use crate::storage::{Body, StoredObject};
 
 pub(super) const TIMELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-pub(super) const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const LIST_PAGE: usize = 1000;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TimelineObject {
+pub(super) struct TimelineObject {
     format: u32,
-    timeline: Timeline,
+    pub(super) timeline: Timeline,
 }
 
 /// The settings stay JSON until their digest is compared: it is that of what was written, not of what is understood.
@@ -106,7 +106,7 @@ impl Repository {
     pub(crate) fn settings(&self, instance: InstanceId) -> Result<FoundSettings, Error> {
         let mut found = FoundSettings { settings: None, damaged: Vec::new() };
         for key in self.keys(&layout::settings_prefix(instance))?.iter().rev() {
-            match self.settings_of_key(instance, key) {
+            match self.read_settings(instance, key) {
                 Ok(settings) => {
                     found.settings = Some(settings);
                     break;
@@ -120,7 +120,8 @@ impl Repository {
         Ok(found)
     }
 
-    fn settings_of_key(&self, instance: InstanceId, key: &str) -> Result<InstanceSettings, Error> {
+    /// The settings of this key, proven to be what was stored under it.
+    pub(crate) fn read_settings(&self, instance: InstanceId, key: &str) -> Result<InstanceSettings, Error> {
         let object: SettingsObject = sealed::parse(self.fetch(key, SETTINGS_BYTES_MAX)?, &self.location(key))?;
         let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
         let settings: InstanceSettings =

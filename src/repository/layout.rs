@@ -44,15 +44,21 @@ pub(super) fn recoveries_prefix(instance: InstanceId) -> String {
     format!("{}recoveries/", instance_prefix(instance))
 }
 
-/// What the record of a settled recovery is called before it is packed; `bytes` and `sha256` are its text's.
-pub(super) fn recovery_name(recovery: &Recovery, bytes: usize, sha256: &str) -> String {
+/// What the record of a settled recovery is called before its bytes are known; `bytes` is the length of its text.
+pub(super) fn recovery_name(recovery: &Recovery, bytes: usize) -> String {
     let time = recovery.updated_at.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S%.9fZ").to_string();
-    format!("{}{}/{time}-{bytes}-{}.json", recoveries_prefix(recovery.instance), recovery.id, short(sha256))
+    format!("{}{}/{time}-{bytes}", recoveries_prefix(recovery.instance), recovery.id)
 }
 
 /// The key of the record of `name`.
-pub(super) fn recovery(name: &str, form: Form) -> String {
-    format!("{name}.{}", form.suffix())
+pub(super) fn recovery(name: &str, sha256: &str, form: Form) -> String {
+    format!("{name}-{}.json.{}", short(sha256), form.suffix())
+}
+
+/// Whether the key has the digest of these stored bytes in it.
+pub(super) fn is_named_by(key: &str, sha256: &str) -> bool {
+    let digest = key.rsplit_once('-').and_then(|(_, end)| end.split_once('.')).map(|(digest, _)| digest);
+    digest == Some(short(sha256))
 }
 
 /// What the key of a recovery's record says: the recovery, when it changed, and how long its text is.
@@ -61,11 +67,6 @@ pub(super) fn recovery_of(key: &str, instance: InstanceId) -> Option<(RecoveryId
     let mut fields = name.split('-');
     let (time, bytes) = (fields.next()?, fields.next()?);
     Some((id.parse().ok()?, time.parse().ok()?, bytes.parse().ok()?))
-}
-
-/// What the record with this key is called, see `recovery_name`.
-pub(super) fn name_of_recovery(key: &str) -> &str {
-    key.find(".json.").map_or(key, |at| key.get(..at + ".json".len()).unwrap_or(key))
 }
 
 pub(super) fn binlog_prefix(instance: InstanceId, timeline: TimelineId) -> String {
@@ -119,7 +120,7 @@ pub(super) fn part(name: &str, sha256: &str, form: Form) -> String {
     format!("{name}-{}.{}", short(sha256), form.suffix())
 }
 
-/// The name of the part with this key, see `part_name`.
+/// The name of the part or record with this key, see `part_name` and `recovery_name`.
 pub(super) fn name_of_part(key: &str) -> &str {
     key.rsplit_once('-').map_or(key, |(name, _)| name)
 }

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::verify::Proof;
 use super::{FORMAT, Repository, layout, sealed, sha256_hex};
 use crate::domain::id::{InstanceId, RecoveryId};
 use crate::domain::recovery::Recovery;
@@ -41,14 +42,11 @@ impl Repository {
             let message = format!("the record of recovery {} would have {} bytes", recovery.id, text.len());
             return Err(Error::new(ErrorKind::Internal, message));
         }
-        let name = layout::recovery_name(recovery, text.len(), &sha256_hex(&text));
+        let name = layout::recovery_name(recovery, text.len());
         let mut packed = Vec::new();
         self.codec.packer()?.pack(&name, &text, &mut packed)?;
-        match self.store.put(&layout::recovery(&name, self.codec.form()), Body::Bytes(&packed)) {
-            // The name holds the digest of the text; packed a second time it may look different.
-            Err(err) if err.kind() == ErrorKind::Conflict => Ok(()),
-            put => put,
-        }
+        let key = layout::recovery(&name, &sha256_hex(&packed), self.codec.form());
+        self.store.put(&key, Body::Bytes(&packed))
     }
 
     /// The records of an instance's recoveries, each recovery's oldest first.
@@ -61,24 +59,70 @@ impl Repository {
         Ok(objects.into_iter().filter_map(record).collect())
     }
 
-    /// The recovery as a record has it. `Refused` when it is encrypted and nothing here opens it.
-    pub(crate) fn recovery(&self, instance: InstanceId, record: &RecoveryRecord) -> Result<Recovery, Error> {
-        let key = record.object.key.as_str();
-        let bytes = record.bytes;
+    /// The recovery as a record has it. `Refused` when it is encrypted and nothing here opens it; its stored bytes are
+    /// proven all the same.
+    pub(crate) fn recovery(&self, record: &RecoveryRecord) -> Result<Recovery, Error> {
+        let (key, bytes) = (record.object.key.as_str(), record.bytes);
         if bytes == 0 || bytes > RECORD_BYTES_MAX {
             return Err(self.corrupt(key, "its name claims an impossible length"));
         }
         let packed = self.fetch(key, RECORD_BYTES_MAX as u64)?;
-        let name = layout::name_of_recovery(key);
+        if !layout::is_named_by(key, &sha256_hex(&packed)) {
+            return Err(self.corrupt(key, "its stored bytes do not have the digest in its name"));
+        }
+        let name = layout::name_of_part(key);
         let text = self.codec.unpack(name, &packed, bytes).map_err(|err| match err.kind() {
             ErrorKind::Corrupt => self.corrupt(key, err.message()),
             _ => err.context(format!("unable to read `{}`", self.location(key))),
         })?;
-        let digest = sha256_hex(&text);
         let object: RecoveryObject = sealed::parse(text, &self.location(key))?;
         let recovery = object.recovery;
-        let is_it = (recovery.id, recovery.instance) == (record.recovery, instance)
-            && layout::recovery_name(&recovery, bytes, &digest) == name;
+        let is_it = recovery.id == record.recovery && layout::recovery_name(&recovery, bytes) == name;
         if is_it { Ok(recovery) } else { Err(self.corrupt(key, "another record lies in its place")) }
+    }
+
+    /// Proves a record, as far as this host can look into it.
+    pub(crate) fn verify_recovery(&self, record: &RecoveryRecord) -> Result<Proof, Error> {
+        match self.recovery(record) {
+            Ok(_) => Ok(Proof::Contents),
+            Err(err) if err.kind() == ErrorKind::Refused => Ok(Proof::Stored),
+            Err(err) => Err(err),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::bench::{Bench, Key};
+    use crate::service::bench as service;
+
+    #[test]
+    fn a_record_comes_back_encrypted_or_not_and_any_change_is_seen() {
+        let key = Key::new();
+        let wanted = service::Bench::new();
+        let instance = wanted.active("shop").id;
+        wanted.completed(instance, "base");
+        let recovery = wanted.begin(instance, false).recovery;
+        for settings in [crate::repository::Settings::default(), key.settings()] {
+            let bench = Bench::with(&settings);
+            bench.repository.put_recovery(&recovery).unwrap();
+            let record = bench.repository.recovery_records(instance).unwrap().remove(0);
+            assert_eq!((record.recovery, record.updated_at), (recovery.id, recovery.updated_at));
+            let is_open = settings.encrypt_to.is_empty();
+            let proof = bench.repository.verify_recovery(&record).unwrap();
+            assert_eq!(proof, if is_open { Proof::Contents } else { Proof::Stored });
+            let reader = bench.reopened(&key.settings_with_identity());
+            assert_eq!(reader.recovery(&record).unwrap(), recovery);
+            let stored = bench.bytes(&record.object.key);
+            let shows = |word: &str| stored.windows(word.len()).any(|found| found == word.as_bytes());
+            assert!(is_open || !shows("orders"), "no table names in what is encrypted");
+            for bit in (0..stored.len() * 8).step_by(997) {
+                bench.flip_bit(&record.object.key, bit);
+                let err = bench.repository.verify_recovery(&record).unwrap_err();
+                assert!(err.kind() == ErrorKind::Corrupt && err.message().contains(&record.object.key), "{err}");
+                bench.overwrite(&record.object.key, &stored);
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ mod shipping;
 mod sql;
 mod tasks;
 mod timelines;
+mod verifications;
 
 use std::fs::OpenOptions;
 use std::ops::Deref;
@@ -27,7 +28,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-pub(crate) use chunks::ChunkTotals;
+pub(crate) use chunks::{ChunkKey, ChunkTotals};
+pub(crate) use verifications::News;
 
 use crate::error::{Error, ErrorKind, io_error};
 
@@ -102,6 +104,17 @@ impl Store {
             reader_is_back: Condvar::new(),
         };
         Ok(Store { shared: Arc::new(shared) })
+    }
+
+    /// The id of the repository that the state in `dir` belongs to, looked up without changing anything; `None` also when
+    /// there is no state. For a look from outside while an appliance may run, perhaps of another version.
+    pub(crate) fn peek_repository_id(dir: &Path) -> Result<Option<String>, Error> {
+        let path = dir.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|err| sql::name_file(err, &path))?;
+        Db { connection: &connection }.repository_id().map_err(|err| sql::name_file(err, &path))
     }
 
     /// Looks at one consistent snapshot.

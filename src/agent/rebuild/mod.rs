@@ -8,6 +8,7 @@
 //! - backups that were not completed: without a manifest there is no backup;
 //! - an instance's status and fault, what its shipper last said, when its row last changed: looked at anew;
 //! - whether a recovery's old data is still kept: it is not, unless it is found here, and then it says RELEASED;
+//! - what verifications have found: damage is found anew, and told here as far as it is seen;
 //! - tokens: only their digests were kept; the first start makes a new one;
 //! - paths of created servers and the addresses of manifests: made for this state directory and this address;
 //! - the order in which chunks of different instances were shipped, and where the shipping of former timelines began.
@@ -203,7 +204,7 @@ impl One<'_> {
             let (first, older) = first_of_each(records);
             let mut unread = Vec::new();
             for batch in batches(&first, |record| record.object.bytes.saturating_add(record.bytes as u64)) {
-                let read = in_parallel(batch, |record| self.host.repository.recovery(self.id, record))?;
+                let read = in_parallel(batch, |record| self.host.repository.recovery(record))?;
                 for (record, found) in batch.iter().zip(read) {
                     match found {
                         Ok(recovery) => self.insert_recovery(recovery, server)?,

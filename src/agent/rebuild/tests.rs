@@ -62,6 +62,7 @@ impl Bench {
                 poll: Duration::from_millis(10),
                 chunk_bytes_max: 1 << 20,
                 undo_window: Duration::from_secs(3600),
+                verification: None,
             },
             bell: Bell::new(),
             stopping: Arc::new(AtomicBool::new(false)),
@@ -337,9 +338,7 @@ fn comparable(store: &Store) -> BTreeMap<String, Rows> {
             .iter_mut()
             .for_each(|row| row.retain(|name, _| !columns.contains(&name.as_str())));
     }
-    for local in ["tokens", "tasks", "shipping"] {
-        tables.remove(local);
-    }
+    tables.retain(|name, _| !["tokens", "tasks", "shipping"].contains(&name.as_str()) && !name.starts_with("verif"));
     let is_shared = |row: &BTreeMap<String, String>| row["key"].contains("ship_after:");
     tables.get_mut("meta").unwrap().retain(is_shared);
     tables.values_mut().for_each(|rows| rows.sort());
