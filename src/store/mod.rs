@@ -16,6 +16,7 @@ mod shipping;
 mod sql;
 mod tasks;
 mod timelines;
+mod verifications;
 
 use std::fs::OpenOptions;
 use std::ops::Deref;
@@ -26,7 +27,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-pub(crate) use chunks::ChunkTotals;
+pub(crate) use chunks::{ChunkKey, ChunkTotals};
+pub(crate) use verifications::News;
 
 use crate::error::{Error, ErrorKind, io_error};
 
@@ -101,6 +103,17 @@ impl Store {
             reader_is_back: Condvar::new(),
         };
         Ok(Store { shared: Arc::new(shared) })
+    }
+
+    /// A fact of the state in `dir`, looked up without changing anything; `None` also when there is no state. For a look
+    /// from outside while an appliance may run, perhaps of another version.
+    pub(crate) fn peek_meta(dir: &Path, key: &str) -> Result<Option<String>, Error> {
+        let path = dir.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|err| sql::name_file(err, &path))?;
+        Db { connection: &connection }.meta(key).map_err(|err| sql::name_file(err, &path))
     }
 
     /// Looks at one consistent snapshot.
