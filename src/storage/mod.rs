@@ -19,6 +19,7 @@ mod credentials;
 pub(crate) mod faulty;
 mod http;
 pub(crate) mod local;
+pub(crate) mod patience;
 mod resume;
 mod retry;
 mod s3;
