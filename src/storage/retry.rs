@@ -41,11 +41,6 @@ impl Failure {
     pub(super) fn passing(error: Error) -> Failure {
         Failure { error, again: Again::Later }
     }
-
-    /// As `Error::context`.
-    pub(super) fn context(self, doing: impl fmt::Display) -> Failure {
-        Failure { error: self.error.context(doing), again: self.again }
-    }
 }
 
 /// An error of ours from elsewhere (a file that cannot be read) is not the store's and does not pass.

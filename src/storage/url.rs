@@ -154,13 +154,15 @@ fn parse_s3(bad: &Mistake<'_>, rest: &str) -> Result<S3Address, Error> {
         return Err(bad.is("has a path in its `endpoint`, which must end behind host and port"));
     }
     let path_style = match query.remove("path_style").as_deref() {
-        None => endpoint.is_some(),
+        // A certificate for `*.host` does not cover a bucket with a dot in it.
+        None => endpoint.is_some() || bucket.contains('.'),
         Some("true") => true,
         Some("false") => false,
         Some(_) => return Err(bad.is("has a `path_style` that is neither true nor false")),
     };
     let is_label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
-    if !path_style && !(bucket.chars().all(is_label) && bucket.len() <= 63) {
+    let fits_host = bucket.chars().all(is_label) && bucket.len() <= 63;
+    if !path_style && !fits_host {
         return Err(bad.is("names a bucket that cannot be part of a host name; add path_style=true"));
     }
     let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
@@ -354,6 +356,7 @@ mod tests {
         assert_eq!(own.render(), "s3://b-1/a/b");
         assert_eq!(s3("s3://b-1?endpoint=https%3A%2F%2Fhost&path_style=false").endpoint, "https://host");
         assert!(s3("s3://Old_Bucket?path_style=true").path_style);
+        assert!(s3("s3://my.bucket").path_style && !s3("s3://my.bucket?path_style=false").path_style);
     }
 
     #[test]

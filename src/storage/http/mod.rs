@@ -55,8 +55,8 @@ const UNASKED_BYTES_MAX: u64 = 64 * 1024;
 const SMALL_BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const CA_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const IDLE_CONNECTIONS_MAX: usize = 16;
-/// Stores tolerate a quarter of an hour between the clocks, Swift's less: what is beyond this is worth naming.
-const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(4);
+/// Stores that sign by time tolerate a quarter of an hour between the clocks.
+const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(14);
 
 /// How long a store may take.
 #[derive(Debug, Clone, Copy)]
@@ -223,13 +223,13 @@ impl Answer {
 
     /// Turns an answer that is no success into the failure it stands for. `name` makes the error from the status and
     /// the (bounded) body; whether it is tried again is decided here, by the status. A failure that a wrong clock
-    /// explains (401, 403, 400) says so.
+    /// explains (400 and 403; a password is no matter of time) says so.
     pub(super) fn refusal(self, name: impl FnOnce(u16, &[u8]) -> Error) -> Failure {
         let (status, again, skew) = (self.status, self.again(), self.clock_error());
         // Without the message the status still tells something.
         let body = self.small_body().unwrap_or_default();
         match skew {
-            Some(skew) if matches!(status, 400 | 401 | 403) => Failure::lasting(skew),
+            Some(skew) if matches!(status, 400 | 403) => Failure::lasting(skew),
             _ => Failure { error: name(status, &body), again },
         }
     }

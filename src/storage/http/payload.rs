@@ -147,7 +147,8 @@ impl Read for Sending<'_> {
 
 /// The body of an answer. It fails when it ends before its length; errors can be had by `error::error_of`.
 pub(in crate::storage) struct Receiving {
-    body: ureq::BodyReader<'static>,
+    /// Boxed, since it is large and what holds a body should not be.
+    body: Box<ureq::BodyReader<'static>>,
     place: String,
     left: Option<u64>,
     throttle: Option<std::sync::Arc<Throttle>>,
@@ -163,7 +164,7 @@ impl Receiving {
         watchdog: Watchdog,
     ) -> Receiving {
         let pulse = Pulse { watchdog, waited: Duration::ZERO, passed: 0 };
-        Receiving { body, place, left: length, throttle, pulse }
+        Receiving { body: Box::new(body), place, left: length, throttle, pulse }
     }
 
     fn failed(&self, err: io::Error) -> io::Error {

@@ -45,6 +45,13 @@ impl Complaint {
         )
     }
 
+    /// Whether the code of an `<Error>` under status 200 says that a repeat is in vain.
+    fn lasts(&self) -> bool {
+        const IN_VAIN: [&str; 6] =
+            ["AccessDenied", "EntityTooSmall", "InvalidPart", "InvalidPartOrder", "InvalidRequest", "NoSuchUpload"];
+        IN_VAIN.contains(&self.code.as_str())
+    }
+
     /// The error to tell. `region` is what a header of the answer said about where the bucket is.
     pub(super) fn error(&self, status: u16, region: Option<&str>, address: &S3Address) -> Error {
         let S3Address { bucket, endpoint, region: ours, .. } = address;
@@ -73,7 +80,9 @@ impl Complaint {
             ("SignatureDoesNotMatch", _) => (
                 ErrorKind::Unauthorized,
                 format!("{endpoint} finds the signature wrong"),
-                format!("Check secret_access_key under [s3] in the credentials file, and the region (`{ours}` now)."),
+                format!(
+                    "Check access_key_id and secret_access_key under [s3] in the credentials file, and the region (`{ours}` now)."
+                ),
             ),
             ("RequestTimeTooSkewed" | "RequestExpired" | "RequestNotYetValid" | "ExpiredPresignedUrlRequest", _) => (
                 ErrorKind::Refused,
@@ -89,6 +98,11 @@ impl Complaint {
                 ErrorKind::Corrupt,
                 "the store got other bytes than were sent".to_owned(),
                 "Look for what changes data on the way; nothing was stored.".to_owned(),
+            ),
+            ("NoSuchUpload", _) => (
+                ErrorKind::Unavailable,
+                format!("{endpoint} does not know the upload any more"),
+                "It was discarded, or overtaken by another of the same object; try again.".to_owned(),
             ),
             ("NoSuchKey", _) => {
                 (ErrorKind::NotFound, "there is no such object".to_owned(), "Check the address.".to_owned())
@@ -110,7 +124,7 @@ impl Complaint {
                 format!("{endpoint} has nothing at `{bucket}`"),
                 "Check endpoint and bucket of the address.".to_owned(),
             ),
-            (_, 200 | 408 | 425 | 429 | 500..) => (
+            ("RequestTimeout" | "OperationAborted", _) | (_, 408 | 425 | 429 | 500..) => (
                 ErrorKind::Unavailable,
                 format!("{endpoint} is out of order or overloaded (HTTP {status})"),
                 "Look at the store's own log.".to_owned(),
@@ -274,11 +288,17 @@ pub(super) struct Upload {
     pub(super) initiated: Timestamp,
 }
 
-/// A page of uploads, and the markers of the next one.
-pub(super) fn parse_uploads(body: &[u8]) -> Result<(Vec<Upload>, Option<(String, String)>), Failure> {
+/// A page of uploads.
+pub(super) struct Uploads {
+    pub(super) uploads: Vec<Upload>,
+    /// Behind which key and upload the next page begins.
+    pub(super) next: Option<(String, String)>,
+}
+
+pub(super) fn parse_uploads(body: &[u8]) -> Result<Uploads, Failure> {
     let listed: ListMultipartUploadsResult = parse(body, "ListMultipartUploadsResult")?;
     let next = listed.next_key_marker.zip(listed.next_upload_id_marker);
-    Ok((listed.upload, next.filter(|_| listed.is_truncated == Some(true))))
+    Ok(Uploads { uploads: listed.upload, next: next.filter(|_| listed.is_truncated == Some(true)) })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -344,14 +364,14 @@ pub(super) fn render_completion(tags: &[String]) -> String {
     xml
 }
 
-/// Reads an answer whose root is `root`; an `<Error>` in its place is told as what it says. Neither is believed to
-/// last: a store that answers so is in trouble.
+/// Reads an answer whose root is `root`; an `<Error>` in its place is told as what it says. A store that answers with
+/// anything else is in trouble, which may pass.
 fn parse<T: DeserializeOwned>(body: &[u8], root: &str) -> Result<T, Failure> {
     if root_of(body).as_deref() == Some("Error") {
         let complaint = Complaint::parse(body);
         let what = format!("the store says 200 and then that it failed{}", complaint.quoted());
         let error = Error::new(ErrorKind::Unavailable, what).hint("Look at the store's own log.");
-        return Err(Failure::passing(error));
+        return Err(if complaint.lasts() { Failure::lasting(error) } else { Failure::passing(error) });
     }
     read_as(body, root).ok_or_else(|| incomprehensible(&format!("something else than a {root}")))
 }

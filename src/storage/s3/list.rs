@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusty_s3::Method;
 
 use super::super::StoredObject;
-use super::answer::{self, Page};
+use super::answer::{self, Page, Uploads};
 use super::{Ask, S3Store};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
@@ -71,7 +71,7 @@ impl S3Store {
         let mut markers: Option<(String, String)> = None;
         let mut aborted = 0;
         for _ in 0..SWEEP_PAGES_MAX {
-            let (uploads, next) = self.request("listing uploads", |store| {
+            let Uploads { uploads, next } = self.request("listing uploads", |store| {
                 let mut query = vec![("prefix", store.address.prefix.as_str()), ("uploads", "")];
                 if let Some((key, id)) = &markers {
                     query.extend([("key-marker", key.as_str()), ("upload-id-marker", id.as_str())]);

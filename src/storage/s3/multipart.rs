@@ -13,7 +13,7 @@ use rusty_s3::Method;
 use super::super::Body;
 use super::super::http::Payload;
 use super::super::retry::Failure;
-use super::{Ask, DIGEST_HEADER, S3Store, answer, digests};
+use super::{Ask, DIGEST_HEADER, S3Store, answer, md5_of, sha256_of};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
 
@@ -56,7 +56,7 @@ impl Parts {
 
 impl S3Store {
     pub(super) fn put_parts(&self, key: &str, path: &Path, bytes: u64) -> Result<(), Error> {
-        let (sha256, _) = digests(Body::File(path), 0, bytes)?;
+        let sha256 = sha256_of(Body::File(path))?;
         let id = self.request("beginning an upload", |store| {
             let ask = Ask::new(Method::Post, Some(key))
                 .query(&[("uploads", "")])
@@ -68,13 +68,16 @@ impl S3Store {
         let stored = self
             .send_parts(key, path, &id, &self.parts.cut(bytes))
             .and_then(|tags| self.complete(key, path, &id, &tags, &sha256));
-        if stored.is_err()
-            && let Err(err) = self.abort(key, &id)
-        {
+        let Err(failed) = stored else { return Ok(()) };
+        if let Err(err) = self.abort(key, &id) {
             // The first error is the one to tell, and the sweep comes again.
             logging::warn("storage", format_args!("an upload of `{key}` could not be discarded: {err}"));
         }
-        stored
+        // Another upload of the same object may have been faster, and some stores then drop the slower ones.
+        match self.head(key) {
+            Ok(Some(found)) => self.settle(key, &found, Body::File(path), Some(&sha256)),
+            _ => Err(failed),
+        }
     }
 
     /// Sends the parts, several at a time, and returns their tags in order. The first failure ends them all.
@@ -101,7 +104,7 @@ impl S3Store {
         std::thread::scope(|scope| {
             for _ in 1..self.parts.in_flight.min(parts.len()) {
                 // With fewer threads it merely takes longer.
-                let _ = std::thread::Builder::new().name("upload".to_owned()).spawn_scoped(scope, &send);
+                let _ = std::thread::Builder::new().name("upload".to_owned()).spawn_scoped(scope, send);
             }
             send();
         });
@@ -118,7 +121,7 @@ impl S3Store {
         bytes: u64,
     ) -> Result<String, Error> {
         let number = (index + 1).to_string();
-        let (_, md5) = digests(Body::File(path), from, bytes)?;
+        let md5 = md5_of(Body::File(path), from, bytes)?;
         self.request("storing a part", |store| {
             let ask = Ask::new(Method::Put, Some(key))
                 .query(&[("partNumber", number.as_str()), ("uploadId", id)])

@@ -41,9 +41,11 @@ pub(super) fn refused(container: &str, status: u16, body: &[u8]) -> Error {
 }
 
 /// The container is not there: it is named, with the command that makes it.
-pub(super) fn missing_container(container: &str) -> Error {
+fn missing_container(container: &str) -> Error {
+    let plain = container.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let argument = if plain { container.to_owned() } else { format!("'{}'", container.replace('\'', "'\\''")) };
     Error::new(ErrorKind::Unavailable, format!("there is no container `{container}` in the store"))
-        .hint(format!("Check the repository's address, or make it: `openstack container create {container}`."))
+        .hint(format!("Check the repository's address, or make it: `openstack container create {argument}`."))
 }
 
 /// What the errors inside an answer with status 200 (or the 400 of a manifest) say: each an object and its status.

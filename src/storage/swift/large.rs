@@ -24,7 +24,7 @@ use crate::logging;
 /// Segments of one object in flight at once.
 const SEGMENTS_IN_FLIGHT: usize = 4;
 /// Segments without a manifest that are older belong to an upload that is dead.
-const ABANDONED_AGE_MIN: SignedDuration = SignedDuration::from_hours(24);
+pub(super) const ABANDONED_AGE_MIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// When an object is put in segments, and of which size.
 #[derive(Debug, Clone, Copy)]
@@ -205,8 +205,8 @@ fn segments_of(container: &Container, name: &str) -> Result<Vec<String>, Failure
         .collect())
 }
 
-/// Removes segments that belong to no object and are older than a day by the store's own clock. Returns how many.
-pub(super) fn sweep(container: &Container) -> Result<usize, Error> {
+/// Removes segments that belong to no object and are older than `age_min` by the store's own clock. Returns how many.
+pub(super) fn sweep(container: &Container, age_min: SignedDuration) -> Result<usize, Error> {
     let looking = "looking for abandoned segments";
     let Some(now) = container.run(looking, || container.confirm())? else { return Ok(0) };
     let mut uploads: BTreeMap<Upload, (Timestamp, Vec<String>)> = BTreeMap::new();
@@ -226,7 +226,7 @@ pub(super) fn sweep(container: &Container) -> Result<usize, Error> {
     }
     let mut removed = 0;
     for (upload, (newest, names)) in uploads {
-        if now.duration_since(newest) < ABANDONED_AGE_MIN {
+        if now.duration_since(newest) < age_min {
             continue;
         }
         let name = container.name(&upload.key);

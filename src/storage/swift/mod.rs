@@ -237,7 +237,7 @@ impl ObjectStore for SwiftStore {
     }
 
     fn sweep(&self) -> Result<usize, Error> {
-        large::sweep(&self.container)
+        large::sweep(&self.container, large::ABANDONED_AGE_MIN)
     }
 
     fn url(&self) -> String {
