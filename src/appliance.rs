@@ -13,20 +13,24 @@ use crate::agent::crew::Crew;
 use crate::agent::planning::AgentPlanning;
 use crate::agent::{Context, Settings};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::datastore::Tools;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::lock::StateLock;
 use crate::logging;
+use crate::process::Cmd;
 use crate::queue::{Bell, Run, Workers};
-use crate::repository::{self, Repository, hex};
+use crate::repository::codec::IdentitySource;
+use crate::repository::{self, Repository, Transfers, hex};
 use crate::service::{Service, ServiceSettings, hex_of};
 use crate::storage::Access;
 use crate::store::Store;
 
 /// How long the workers may take to give their tasks back when the appliance stops.
 const WORKERS_STOP: Duration = Duration::from_millis(1500);
+/// How long the command that prints identities may take: it may ask somebody.
+const IDENTITY_COMMAND: Duration = Duration::from_secs(60);
 /// The token's name in the state, and the file in which the command line finds it.
 const TOKEN_NAME: &str = "command line";
 const TOKEN_FILE: &str = "token";
@@ -134,7 +138,26 @@ pub(crate) fn repository_settings(config: &Config) -> repository::Settings {
             ca_file: from.ca_file.clone(),
             bandwidth: from.bandwidth,
         },
+        compression: from.compression,
+        encrypt_to: from.encrypt_to.clone(),
+        identity: match &from.identity {
+            config::Identity::Nowhere => IdentitySource::Nowhere,
+            config::Identity::File(path) => IdentitySource::File(path.clone()),
+            config::Identity::Command(argv) => {
+                let argv = argv.clone();
+                IdentitySource::Asked(Arc::new(move || ask(&argv)))
+            }
+        },
+        transfers: Transfers::new(from.transfers),
     }
+}
+
+/// Runs the command that prints identities. They stand in no error: that shows the command and its stderr only.
+fn ask(argv: &[String]) -> Result<Vec<u8>, Error> {
+    let Some((program, args)) = argv.split_first() else { return Ok(Vec::new()) };
+    let command = args.iter().fold(Cmd::new(program), Cmd::arg);
+    let asked = command.deadline(IDENTITY_COMMAND).run();
+    asked.map(|output| output.stdout).map_err(|err| err.context("repository.identity_command failed"))
 }
 
 fn http_settings(config: &Config) -> HttpSettings {

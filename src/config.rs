@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use help::help_config;
 
+use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::process::User;
 
@@ -24,6 +25,8 @@ const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 const TENANT_DEFAULT: &str = "appliance";
 const CREDENTIALS_FILE: &str = "credentials.toml";
 const BANDWIDTH: RangeInclusive<u64> = 64 << 10..=1 << 40;
+const TRANSFERS_DEFAULT: u64 = 4;
+const TRANSFERS: RangeInclusive<u64> = 1..=16;
 const WORKERS_DEFAULT: u64 = 2;
 const WORKERS: RangeInclusive<u64> = 1..=32;
 const BUFFER_POOL_BYTES_DEFAULT: u64 = 128 << 20;
@@ -56,6 +59,11 @@ struct RawRepository {
     credentials_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     bandwidth_bytes_per_second: Option<u64>,
+    compression: Option<String>,
+    encrypt_to: Vec<String>,
+    identity_file: Option<PathBuf>,
+    identity_command: Vec<String>,
+    transfers: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -116,6 +124,21 @@ pub(crate) struct Repository {
     pub(crate) credentials_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) bandwidth: Option<u64>,
+    pub(crate) compression: Compression,
+    /// Public keys, as typed.
+    pub(crate) encrypt_to: Vec<String>,
+    pub(crate) identity: Identity,
+    /// Objects that one backup or one restore has on their way at a time.
+    pub(crate) transfers: usize,
+}
+
+/// Where the secret is that opens what is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    Nowhere,
+    File(PathBuf),
+    /// Prints it; program and arguments.
+    Command(Vec<String>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +245,34 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
     let bandwidth = bandwidth
         .map(|bytes| source.number(SECTION, "bandwidth_bytes_per_second", Some(bytes), bytes, BANDWIDTH))
         .transpose()?;
-    Ok(Repository { credentials_file, ca_file, bandwidth })
+    let transfers = source.number(SECTION, "transfers", raw.transfers, TRANSFERS_DEFAULT, TRANSFERS)?;
+    let compression = match raw.compression.as_deref() {
+        None => Compression::default(),
+        Some(name) => Compression::named(name).ok_or_else(|| {
+            source.wrong(SECTION, "compression", format!("`{name}` is not known")).hint("Write zstd or gzip.")
+        })?,
+    };
+    let identity = match (raw.identity_file, raw.identity_command) {
+        (None, command) if command.is_empty() => Identity::Nowhere,
+        (None, command) => Identity::Command(command),
+        (Some(path), command) if command.is_empty() => {
+            Identity::File(source.absolute(SECTION, "identity_file", path)?)
+        }
+        (Some(_), _) => {
+            let what = "is given together with identity_file";
+            return Err(source.wrong(SECTION, "identity_command", what).hint("Leave one of the two out."));
+        }
+    };
+    let encrypt_to = raw.encrypt_to;
+    Ok(Repository {
+        credentials_file,
+        ca_file,
+        bandwidth,
+        compression,
+        encrypt_to,
+        identity,
+        transfers: usize::try_from(transfers).unwrap_or(1),
+    })
 }
 
 fn http(source: &Source<'_>, raw: RawHttp) -> Result<Http, Error> {

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::agent::ship::Shipper;
+use crate::agent::ship::{Drained, Shipper};
 use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::{self, Deadline, Stopwatch};
 use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
@@ -23,11 +23,14 @@ use crate::domain::task::{ProgressUnit, TaskKind};
 use crate::error::{Error, ErrorKind, error_of, io_error};
 use crate::logging;
 use crate::repository;
-use crate::repository::manifest::{COMPRESSION, Manifest, Part};
+use crate::repository::manifest::{Manifest, Part};
+use crate::repository::resume::PartJournal;
 use crate::repository::writer::BackupWriter;
 
 /// How long the shipper may take to reach the end of a backup.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
+/// The pause between two tries while the repository does not answer.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often it is asked whether something cannot wait for the backup.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -56,7 +59,7 @@ pub(crate) fn do_backup(context: &Context, shipper: &Shipper, task: TaskId, id: 
     });
     if let Err(err) = &outcome
         && err.kind() != ErrorKind::Interrupted
-        && let Err(err) = context.repository.delete_backup(instance.id, id)
+        && let Err(err) = context.repository.delete_backup(instance.id, id).and_then(|()| remove_journal(context, id))
     {
         // Parts without a manifest are no backup; they only take space.
         logging::warn("backup", format!("{id}: what it had stored is not removed: {err}"));
@@ -96,15 +99,19 @@ fn run(
 ) -> Result<(), Error> {
     let reporter = Reporter::new(&context.store, task);
     reporter.step("backing up");
-    if backup.raw_bytes > 0 {
-        // An earlier life of coffer did not come to its end; the stream is a new one.
-        context.repository.delete_backup(instance.id, backup.id)?;
+    let journal = PartJournal::open(&journal_path(context, backup.id)?, &context.repository, backup.id)?;
+    if journal.has_predecessor() {
+        // An earlier life of coffer did not come to its end; or it did, and could not say so any more.
+        if let Some(manifest) = completed_before(context, instance, backup.id)? {
+            return complete(context, backup, &manifest);
+        }
         (backup.raw_bytes, backup.stored_bytes) = (0, 0);
+        logging::info("backup", format!("{}: goes on; {} parts are stored already", backup.id, journal.known()));
     }
-    let begin = shipper.drain(Deadline::after(SHIP_TIMEOUT))?;
+    let begin = drain(context, shipper, instance, Deadline::after(SHIP_TIMEOUT))?;
     backup.status = BackupStatus::Building;
     save(context, backup)?;
-    let stored = store_stream(context, instance, backup, &reporter)?;
+    let stored = store_stream(context, instance, backup, journal, &reporter)?;
     backup.status = BackupStatus::Saving;
     save(context, backup)?;
     reporter.step("waiting for the binlog up to the end of the backup");
@@ -119,22 +126,64 @@ fn run(
         server_version: stored.server_version.clone(),
         tool: "mariadb-backup".to_owned(),
         tool_version: stored.tool_version,
-        compression: COMPRESSION.to_owned(),
+        compression: context.repository.compression().name().to_owned(),
+        encrypted_to: context.repository.recipients().to_vec(),
         raw_bytes: stored.raw_bytes,
         sha256: stored.sha256,
         parts: stored.parts,
         begin: begin.to,
-        end: end.clone(),
+        end,
         created_at: backup.created_at,
         completed_at: clock::now(),
     };
-    let (location, checksum) = context.repository.put_manifest(&manifest)?;
+    complete(context, backup, &manifest)
+}
+
+/// Makes the stored parts a backup, and says so in its row.
+fn complete(context: &Context, backup: &mut Backup, manifest: &Manifest) -> Result<(), Error> {
+    let (location, checksum) = context.repository.put_manifest(manifest)?;
     backup.status = BackupStatus::Completed;
-    backup.server_version = stored.server_version;
+    backup.server_version = manifest.server_version.clone();
+    (backup.raw_bytes, backup.stored_bytes) = (manifest.raw_bytes, manifest.stored_bytes());
     backup.location = Some(location);
     backup.checksum = Some(checksum);
-    backup.end = Some(end);
-    save(context, backup)
+    backup.end = Some(manifest.end.clone());
+    save(context, backup)?;
+    // From here on it is a backup; what is left to do only saves space.
+    let tidied = context.repository.delete_orphans(manifest).and_then(|_| remove_journal(context, backup.id));
+    if let Err(err) = tidied {
+        logging::warn("backup", format!("{}: what earlier tries have stored is not removed: {err}", backup.id));
+    }
+    Ok(())
+}
+
+/// The manifest of a backup that an earlier life of coffer completed without living to note it.
+fn completed_before(context: &Context, instance: &Instance, id: BackupId) -> Result<Option<Manifest>, Error> {
+    match context.repository.read_manifest(instance.id, id) {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
+        Err(err) if matches!(err.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+            logging::warn("backup", format!("{id}: begins anew: {err}"));
+            context.repository.delete_backup(instance.id, id)?;
+            Ok(None)
+        }
+        Err(err) => Err(err),
+    }
+}
+
+/// Where a backup notes what it has stored.
+fn journal_path(context: &Context, id: BackupId) -> Result<PathBuf, Error> {
+    let dir = context.settings.state_dir.join("backups");
+    std::fs::create_dir_all(&dir).map_err(|err| io_error("unable to create", &dir, err))?;
+    Ok(dir.join(format!("{id}.parts")))
+}
+
+fn remove_journal(context: &Context, id: BackupId) -> Result<(), Error> {
+    let path = journal_path(context, id)?;
+    match std::fs::remove_file(&path) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(io_error("unable to remove", &path, err)),
+        _ => Ok(()),
+    }
 }
 
 struct StoredStream {
@@ -151,6 +200,7 @@ fn store_stream(
     context: &Context,
     instance: &Instance,
     backup: &mut Backup,
+    journal: PartJournal,
     reporter: &Reporter<'_>,
 ) -> Result<StoredStream, Error> {
     let work_dir = &instance.server.work_dir;
@@ -160,7 +210,9 @@ fn store_stream(
     let log = work_dir.join("backup.log");
     // One backup's log is enough evidence; it does not grow without end.
     let _ = std::fs::remove_file(&log);
-    let result = pump(context, instance, backup, reporter, &target_dir, &log);
+    let writer =
+        BackupWriter::begin(&context.repository, instance.id, backup.id, Some(journal), Arc::clone(&context.stopping))?;
+    let result = pump(context, instance, backup, writer, reporter, &target_dir, &log);
     // The tool leaves only empty files there; what it may leave is no reason to fail.
     let _ = std::fs::remove_dir_all(&target_dir);
     result
@@ -171,12 +223,12 @@ fn pump(
     context: &Context,
     instance: &Instance,
     backup: &mut Backup,
+    mut writer: BackupWriter,
     reporter: &Reporter<'_>,
     target_dir: &Path,
     log: &Path,
 ) -> Result<StoredStream, Error> {
     let mut running = mariadb::begin_backup(&context.tools, &instance.server, target_dir, log, &context.stopping)?;
-    let mut writer = BackupWriter::begin(&context.repository, instance.id, backup.id, Arc::clone(&context.stopping))?;
     let transferred = writer.progress();
     let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
     let mut buffer = vec![0_u8; BUFFER_BYTES];
@@ -235,8 +287,7 @@ fn wait_for_end(
 ) -> Result<BackupEnd, Error> {
     let deadline = Deadline::after(SHIP_TIMEOUT);
     loop {
-        check_wanted(context, instance)?;
-        shipper.drain(deadline)?;
+        drain(context, shipper, instance, deadline)?;
         if let Some(end) = find_end(context, instance, begin, ends_at)? {
             return Ok(end);
         }
@@ -248,6 +299,20 @@ fn wait_for_end(
             .hint("See what `coffer status` says of shipping, then take a new backup."));
         }
         std::thread::sleep(context.settings.poll);
+    }
+}
+
+/// Ships what there is. A repository that does not answer is asked again until the deadline: behind a stored stream it
+/// would be a pity to give up for less.
+fn drain(context: &Context, shipper: &Shipper, instance: &Instance, deadline: Deadline) -> Result<Drained, Error> {
+    loop {
+        check_wanted(context, instance)?;
+        match shipper.drain(deadline) {
+            Err(err) if err.kind() == ErrorKind::Unavailable && !deadline.has_passed() => {
+                std::thread::sleep(RETRY_EVERY.min(deadline.remaining()));
+            }
+            drained => return drained,
+        }
     }
 }
 
@@ -293,7 +358,10 @@ pub(crate) fn delete_backup(context: &Context, id: BackupId) -> Result<(), Error
         Err(err) => return Err(err),
     };
     match context.repository.delete_backup(backup.instance, id) {
-        Ok(()) => context.store.write(|tx| tx.remove_backup(id)),
+        Ok(()) => {
+            remove_journal(context, id)?;
+            context.store.write(|tx| tx.remove_backup(id))
+        }
         Err(err) => {
             backup.status = BackupStatus::DeleteFailed;
             backup.fault = Some(fault_of(&err));

@@ -1,6 +1,10 @@
 //! The history of an instance, read chunk by chunk from catalog and repository.
 
+use std::io::Read;
+
 use crate::agent::Context;
+use crate::agent::ship::index::{binlog_files, name_of};
+use crate::agent::ship::tail::Tail;
 use crate::binlog::event::FormatDescription;
 use crate::binlog::reader::{EventReader, Next};
 use crate::binlog::scanner::{Pushed, ScanPoint, Scanner};
@@ -13,11 +17,31 @@ use crate::error::{Error, ErrorKind};
 use crate::repository::chunk::ChunkHead;
 use crate::repository::unhex;
 
-/// Reads one chunk's transactions from the repository; every byte is checked on the way.
+/// One chunk's transactions; every byte is checked on the way.
+///
+/// As long as the server's own file holds the very bytes they are read there: that costs no transfer, and a host that
+/// cannot decrypt what it has shipped still knows where a backup ends.
 pub(crate) fn transactions(context: &Context, chunk: &Chunk) -> Result<Vec<Transaction>, Error> {
+    if let Some(found) = in_own_file(context, chunk) {
+        return Ok(found);
+    }
+    let (head, raw) = context.repository.read_chunk(&chunk.key, &chunk.facts.sha256)?;
+    scan(chunk, raw, &format_of(&head)?)
+}
+
+/// `None` when the server has no such file any more, or has other bytes in it.
+fn in_own_file(context: &Context, chunk: &Chunk) -> Option<Vec<Transaction>> {
     let facts = &chunk.facts;
-    let (head, raw) = context.repository.read_chunk(&chunk.key, &facts.sha256)?;
-    let description = format_of(&head)?;
+    let instance = context.store.read(|db| db.instance(facts.instance)).ok()?;
+    let files = binlog_files(&instance.server.binlog_base).ok()?;
+    let path = files.iter().find(|path| name_of(path) == facts.file)?;
+    let tail = Tail::behind(facts, path).ok()??;
+    scan(chunk, tail.raw(facts.begin, facts.end).ok()?, tail.format.as_ref()?).ok()
+}
+
+/// Finds the transactions in a chunk's raw bytes.
+fn scan(chunk: &Chunk, raw: impl Read, description: &FormatDescription) -> Result<Vec<Transaction>, Error> {
+    let facts = &chunk.facts;
     let (mut events, mut scanner) = if facts.begin == 0 {
         (EventReader::begin(raw), Scanner::begin(facts.clock_before))
     } else {
@@ -27,7 +51,7 @@ pub(crate) fn transactions(context: &Context, chunk: &Chunk) -> Result<Vec<Trans
             clock: facts.clock_before,
             state: BinlogState::default(),
         };
-        (EventReader::resume(raw, facts.begin, &description), Scanner::resume(point))
+        (EventReader::resume(raw, facts.begin, description), Scanner::resume(point))
     };
     let observed_at = facts.observed_at.as_second();
     let mut found = Vec::new();

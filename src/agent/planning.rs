@@ -13,7 +13,7 @@ use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
 use crate::domain::transaction::Transaction;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::recovery::plan::{ChunkSource, Facts, Rates, plan_recovery};
 use crate::recovery::transactions::list_transactions;
 use crate::recovery::{Planning, TransactionFilter, TransactionSummary};
@@ -83,6 +83,29 @@ impl AgentPlanning {
     }
 }
 
+impl AgentPlanning {
+    /// Refuses a plan whose base or binlog is encrypted and cannot be opened here, before anything has begun.
+    fn check_opens(&self, plan: &mut RecoveryPlan) -> Result<(), Error> {
+        let repository = &self.context.repository;
+        let checked = repository.read_manifest(plan.instance, plan.base).and_then(|manifest| {
+            repository.check_opens(&manifest)?;
+            // Recipients change with time: if the first and the last can be opened, those between can.
+            let ends = [plan.chunks.first(), plan.chunks.last()];
+            ends.into_iter().flatten().try_for_each(|chunk| repository.check_chunk_opens(&chunk.key))
+        });
+        match checked {
+            Err(err) if err.kind() == ErrorKind::NotFound => Err(Error::new(ErrorKind::Refused, err.message())
+                .hint("Choose another backup with --backup; `coffer backup list` shows them.")),
+            // A recovery waits for a store that is away; so it may be planned.
+            Err(err) if err.kind() == ErrorKind::Unavailable => {
+                plan.warnings.push(format!("Whether the base backup can be read was not checked: {err}"));
+                Ok(())
+            }
+            checked => checked,
+        }
+    }
+}
+
 impl Planning for AgentPlanning {
     fn plan(&self, id: InstanceId, target: &RecoveryTarget) -> Result<RecoveryPlan, Error> {
         let shipper = self.crew.shipper(id)?;
@@ -106,6 +129,7 @@ impl Planning for AgentPlanning {
             shipped_as_of: drained.is_ok().then_some(shipped_as_of),
         };
         let mut plan = plan_recovery(&facts, target).map_err(Error::from)?;
+        self.check_opens(&mut plan)?;
         if let Err(err) = drained {
             plan.warnings.push(format!("The newest transactions may not be shipped yet: {err}"));
         }

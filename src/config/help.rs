@@ -58,6 +58,36 @@ pub(super) const KEYS: &[Key] = &[
         "The most that goes to the repository, and the most that comes from it, 64 KiB to 1 TiB a second. Default: no limit.",
     ),
     key(
+        "repository",
+        "compression",
+        Value::Default("\"zstd\""),
+        "zstd or gzip, for what is stored from now on. Gzip takes several times the processor time.",
+    ),
+    key(
+        "repository",
+        "encrypt_to",
+        Value::Default("[]"),
+        "Recipients (age's public keys, age1...) that everything stored from now on is encrypted to; any one of their\nidentities opens it. Empty: it is not encrypted.",
+    ),
+    key(
+        "repository",
+        "identity_file",
+        Value::Example("\"/etc/coffer/identity.txt\""),
+        "Where the identities are that open what is encrypted, as age-keygen makes them; only its owner may read it. It is\nneeded to recover and not to back up, so it may be kept elsewhere and put there when it is needed.",
+    ),
+    key(
+        "repository",
+        "identity_command",
+        Value::Default("[]"),
+        "Program and arguments that print what would stand in identity_file. Run only when something must be decrypted; the\nanswer stays in memory until coffer ends.",
+    ),
+    key(
+        "repository",
+        "transfers",
+        Value::Default("4"),
+        "Objects that a backup or a restore has on their way at a time, 1 to 16. More help with a store that is far away;\neach may take 8 MiB of memory.",
+    ),
+    key(
         "http",
         "listen",
         Value::Default("\"127.0.0.1:8779\""),

@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod chunk;
+pub(crate) mod compression;
 pub(crate) mod coordinate;
 pub(crate) mod gtid;
 pub(crate) mod id;

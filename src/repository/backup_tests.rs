@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::bench::{Bench, sample};
 use super::layout;
-use super::manifest::{COMPRESSION, Manifest, PART_BYTES, Part};
+use super::manifest::{Manifest, PART_BYTES, Part};
 use super::reader::BackupReader;
 use super::writer::BackupWriter;
 use super::{FORMAT, Repository, hex, sealed};
@@ -25,7 +25,13 @@ fn flag() -> Arc<AtomicBool> {
     Arc::new(AtomicBool::new(false))
 }
 
-fn manifest(instance: InstanceId, backup: BackupId, parts: Vec<Part>, writer: &BackupWriter) -> Manifest {
+pub(super) fn manifest(
+    repository: &Repository,
+    instance: InstanceId,
+    backup: BackupId,
+    parts: Vec<Part>,
+    writer: &BackupWriter,
+) -> Manifest {
     let timeline = TimelineId::random();
     let at = Coordinate { timeline, ordinal: 1, file: "binlog.000001".to_owned(), position: 4711 };
     Manifest {
@@ -38,7 +44,8 @@ fn manifest(instance: InstanceId, backup: BackupId, parts: Vec<Part>, writer: &B
         server_version: "10.11.8-MariaDB-log".to_owned(),
         tool: "mariadb-backup".to_owned(),
         tool_version: "10.11.8-MariaDB".to_owned(),
-        compression: COMPRESSION.to_owned(),
+        compression: repository.compression().name().to_owned(),
+        encrypted_to: repository.recipients().to_vec(),
         raw_bytes: writer.raw_bytes(),
         sha256: writer.sha256().to_owned(),
         parts,
@@ -51,13 +58,13 @@ fn manifest(instance: InstanceId, backup: BackupId, parts: Vec<Part>, writer: &B
 
 fn store(repository: &Repository, raw: &[u8]) -> Result<Manifest, Error> {
     let (instance, backup) = (InstanceId::random(), BackupId::random());
-    let mut writer = BackupWriter::begin(repository, instance, backup, flag())?;
+    let mut writer = BackupWriter::begin(repository, instance, backup, None, flag())?;
     // Uneven pieces, as a pipe gives them.
     for piece in raw.chunks(70_001) {
         writer.write_all(piece).map_err(|err| error_of(err, "writing"))?;
     }
     let parts = writer.finish()?;
-    let manifest = manifest(instance, backup, parts, &writer);
+    let manifest = manifest(repository, instance, backup, parts, &writer);
     repository.put_manifest(&manifest)?;
     Ok(manifest)
 }
@@ -157,7 +164,7 @@ fn a_manifest_that_lies_is_seen() {
     check(&sealed(&|m| m.parts[2].stored_bytes = 1 << 40), ErrorKind::Corrupt, "part 3");
     check(&sealed(&|m| m.compression = "lzma".to_owned()), ErrorKind::Unsupported, "lzma");
     check(&sealed(&|m| m.format = 2), ErrorKind::Unsupported, "format 2");
-    let newer = String::from_utf8(good.clone()).unwrap().replace("\"backup\"", "\"encrypted\": true,\n  \"backup\"");
+    let newer = String::from_utf8(good.clone()).unwrap().replace("\"backup\"", "\"more\": true,\n  \"backup\"");
     check(newer.as_bytes(), ErrorKind::Corrupt, "seal");
     for bit in (0..good.len() * 8).step_by(7) {
         bench.overwrite(&key, &good);
@@ -240,7 +247,7 @@ fn a_cancelled_transfer_ends_and_a_dropped_one_leaves_no_thread() {
     let stored = store(&bench.repository, &raw).unwrap();
     let cancelled = flag();
     let mut writer =
-        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), Arc::clone(&cancelled))
+        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), None, Arc::clone(&cancelled))
             .unwrap();
     writer.write_all(&raw[..PART_BYTES + 5]).unwrap();
     cancelled.store(true, Ordering::SeqCst);
@@ -254,7 +261,8 @@ fn a_cancelled_transfer_ends_and_a_dropped_one_leaves_no_thread() {
     let mut reader = BackupReader::begin(&bench.repository, &stored, flag()).unwrap();
     reader.read_exact(&mut [0; 100]).unwrap();
     drop(reader);
-    let mut writer = BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), flag()).unwrap();
+    let mut writer =
+        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), None, flag()).unwrap();
     writer.write_all(&raw).unwrap();
     drop(writer);
 }
@@ -262,7 +270,8 @@ fn a_cancelled_transfer_ends_and_a_dropped_one_leaves_no_thread() {
 #[test]
 fn a_writer_ends_once() {
     let bench = Bench::new();
-    let mut writer = BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), flag()).unwrap();
+    let mut writer =
+        BackupWriter::begin(&bench.repository, InstanceId::random(), BackupId::random(), None, flag()).unwrap();
     let progress = writer.progress();
     writer.write_all(b"small").unwrap();
     assert_eq!(writer.finish().unwrap().len(), 1);
@@ -278,10 +287,10 @@ fn a_deleted_backup_is_gone_and_its_neighbour_is_not() {
     let mut backups = Vec::new();
     for seed in 0..3 {
         let backup = BackupId::random();
-        let mut writer = BackupWriter::begin(&bench.repository, instance, backup, flag()).unwrap();
+        let mut writer = BackupWriter::begin(&bench.repository, instance, backup, None, flag()).unwrap();
         writer.write_all(&sample(PART_BYTES + 10, seed)).unwrap();
         let parts = writer.finish().unwrap();
-        let manifest = manifest(instance, backup, parts, &writer);
+        let manifest = manifest(&bench.repository, instance, backup, parts, &writer);
         bench.repository.put_manifest(&manifest).unwrap();
         backups.push(manifest);
     }

@@ -16,10 +16,19 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Bench {
+        Bench::with(&Settings::default())
+    }
+
+    pub(crate) fn with(settings: &Settings) -> Bench {
         let scratch = TempDir::new();
         let url = format!("file://{}", scratch.join("repository").display());
-        let repository = Repository::open(&url, &Settings::default()).unwrap().with_scratch_dir(&scratch);
+        let repository = Repository::open(&url, settings).unwrap().with_scratch_dir(&scratch);
         Bench { scratch, repository }
+    }
+
+    /// The same repository, written and read with other settings.
+    pub(crate) fn reopened(&self, settings: &Settings) -> Repository {
+        Repository::open_existing(&self.repository.url(), settings).unwrap().with_scratch_dir(&self.scratch)
     }
 
     /// The same repository seen through a store with a fault.

@@ -41,6 +41,19 @@ impl Repository {
         }
         Ok(())
     }
+
+    /// All keys that begin with `prefix`, for prefixes under which there are few.
+    pub(super) fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let mut keys: Vec<String> = Vec::new();
+        loop {
+            let page = self.store.list(prefix, keys.last().map(String::as_str), LIST_PAGE)?;
+            let is_last = page.len() < LIST_PAGE;
+            keys.extend(page.into_iter().map(|object| object.key));
+            if is_last {
+                return Ok(keys);
+            }
+        }
+    }
 }
 
 #[cfg_attr(not(test), expect(dead_code, reason = "for rebuilding the catalog from the repository alone"))]
@@ -93,19 +106,6 @@ impl Repository {
     pub(crate) fn instances(&self) -> Result<Vec<InstanceId>, Error> {
         let names = self.folders(layout::INSTANCES)?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    /// All keys that begin with `prefix`, for prefixes under which there are few.
-    pub(super) fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let mut keys: Vec<String> = Vec::new();
-        loop {
-            let page = self.store.list(prefix, keys.last().map(String::as_str), LIST_PAGE)?;
-            let is_last = page.len() < LIST_PAGE;
-            keys.extend(page.into_iter().map(|object| object.key));
-            if is_last {
-                return Ok(keys);
-            }
-        }
     }
 
     /// What stands right behind `prefix` (which ends in `/`) with a `/` behind itself; what lies below is jumped over.

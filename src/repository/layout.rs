@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::codec::Form;
 use crate::domain::chunk::ChunkFacts;
 use crate::domain::id::{BackupId, InstanceId, TimelineId};
 
@@ -36,15 +37,18 @@ pub(super) fn binlog_prefix(instance: InstanceId, timeline: TimelineId) -> Strin
     format!("{}binlog/{timeline}/", instance_prefix(instance))
 }
 
-pub(super) fn chunk(facts: &ChunkFacts) -> String {
-    format!(
-        "{}{:08}-{:012}-{:012}-{}.binlog.zst",
-        binlog_prefix(facts.instance, facts.timeline),
-        facts.ordinal,
-        facts.begin,
-        facts.end,
-        short(&facts.sha256)
-    )
+pub(super) fn is_encrypted(key: &str) -> bool {
+    key.ends_with(".age")
+}
+
+/// What a chunk is called up to its digest.
+pub(super) fn chunk_name(facts: &ChunkFacts) -> String {
+    let prefix = binlog_prefix(facts.instance, facts.timeline);
+    format!("{prefix}{:08}-{:012}-{:012}", facts.ordinal, facts.begin, facts.end)
+}
+
+pub(super) fn chunk(facts: &ChunkFacts, form: Form) -> String {
+    format!("{}-{}.binlog.{}", chunk_name(facts), short(&facts.sha256), form.suffix())
 }
 
 pub(super) fn backups_prefix(instance: InstanceId) -> String {
@@ -65,8 +69,8 @@ pub(super) fn part_name(instance: InstanceId, backup: BackupId, number: u32) -> 
 }
 
 /// The key of the part of `name`.
-pub(super) fn part(name: &str, sha256: &str) -> String {
-    format!("{name}-{}.zst", short(sha256))
+pub(super) fn part(name: &str, sha256: &str, form: Form) -> String {
+    format!("{name}-{}.{}", short(sha256), form.suffix())
 }
 
 /// The name of the part with this key, see `part_name`.

@@ -1,12 +1,15 @@
 //! Manifests: what makes stored parts a backup.
 
+use std::collections::HashSet;
 use std::io::Read;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::codec::Form;
 use super::{FORMAT, Repository, layout, sealed, sha256_hex};
 use crate::domain::backup::BackupEnd;
+use crate::domain::compression::Compression;
 use crate::domain::coordinate::Coordinate;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::{Error, ErrorKind};
@@ -19,8 +22,6 @@ const PART_OVERHEAD_MAX: usize = 64 * 1024;
 /// A million parts, 8 TiB of data, need about as much.
 const MANIFEST_BYTES_MAX: u64 = 400 * 1024 * 1024;
 const LIST_PAGE: usize = 10_000;
-
-pub(crate) const COMPRESSION: &str = "zstd";
 
 /// A backup's commit record. Written last; immutable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub(crate) struct Manifest {
     pub(crate) tool: String,
     pub(crate) tool_version: String,
     pub(crate) compression: String,
+    /// The public keys that the parts are encrypted to; none: they are not.
+    pub(crate) encrypted_to: Vec<String>,
     /// Bytes of the stream, all parts together.
     pub(crate) raw_bytes: u64,
     /// SHA-256 of the whole stream.
@@ -52,7 +55,7 @@ pub(crate) struct Manifest {
     pub(crate) completed_at: Timestamp,
 }
 
-/// A piece of the stream, one zstd frame.
+/// A piece of the stream, compressed by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Part {
@@ -65,16 +68,22 @@ pub(crate) struct Part {
 
 impl Manifest {
     /// Bytes in the repository, all parts together.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for rebuilding the catalog from the repository alone"))]
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.stored_bytes).sum()
     }
 
+    /// What the parts are made with; `None` when it is nothing that is known here.
+    fn form(&self) -> Option<Form> {
+        let compression = Compression::named(&self.compression)?;
+        Some(Form { compression, encrypted: !self.encrypted_to.is_empty() })
+    }
+
     /// Why the manifest cannot be true, if it cannot.
     fn fault(&self) -> Option<String> {
+        let Some(form) = self.form() else { return Some(format!("its compression is `{}`", self.compression)) };
         let mut raw_bytes = 0_u64;
         for (part, number) in self.parts.iter().zip(1_u32..) {
-            if let Some(why) = part.fault(self.instance, self.backup, number) {
+            if let Some(why) = part.fault(self.instance, self.backup, number, form) {
                 return Some(format!("part {number} {why}"));
             }
             raw_bytes += part.raw_bytes;
@@ -87,11 +96,11 @@ impl Manifest {
 }
 
 impl Part {
-    fn fault(&self, instance: InstanceId, backup: BackupId, number: u32) -> Option<&'static str> {
+    fn fault(&self, instance: InstanceId, backup: BackupId, number: u32, form: Form) -> Option<&'static str> {
         if !is_digest(&self.sha256) {
             return Some("has no digest");
         }
-        if self.key != layout::part(&layout::part_name(instance, backup, number), &self.sha256) {
+        if self.key != layout::part(&layout::part_name(instance, backup, number), &self.sha256, form) {
             return Some("has the name of another");
         }
         // Bounds what a reader allocates.
@@ -109,7 +118,7 @@ impl Repository {
     /// Makes the stored parts a backup. Returns the manifest's address and its SHA-256.
     pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<(String, String), Error> {
         let key = layout::manifest(manifest.instance, manifest.backup);
-        if manifest.format != FORMAT || manifest.compression != COMPRESSION {
+        if manifest.format != FORMAT {
             return Err(Error::new(ErrorKind::Internal, format!("`{key}` would have a wrong format")));
         }
         if let Some(why) = manifest.fault() {
@@ -146,6 +155,18 @@ impl Repository {
         }
     }
 
+    /// Deletes what lies beside the parts of a backup: what earlier tries had stored and the last one did not use.
+    /// Returns how many objects those were.
+    pub(crate) fn delete_orphans(&self, manifest: &Manifest) -> Result<usize, Error> {
+        let own: HashSet<&str> = manifest.parts.iter().map(|part| part.key.as_str()).collect();
+        let commit = layout::manifest(manifest.instance, manifest.backup);
+        let all = self.keys(&layout::backup_prefix(manifest.instance, manifest.backup))?;
+        let orphans: Vec<String> =
+            all.into_iter().filter(|key| *key != commit && !own.contains(key.as_str())).collect();
+        self.store.delete_many(&orphans)?;
+        Ok(orphans.len())
+    }
+
     fn fetch_manifest(&self, instance: InstanceId, backup: BackupId) -> Result<Vec<u8>, Error> {
         let key = layout::manifest(instance, backup);
         self.fetch(&key, MANIFEST_BYTES_MAX).map_err(|err| match err.kind() {
@@ -164,7 +185,7 @@ impl Repository {
         if (manifest.instance, manifest.backup) != (instance, backup) {
             return Err(self.corrupt(&key, "the manifest of another backup lies in its place"));
         }
-        if manifest.compression != COMPRESSION {
+        if manifest.form().is_none() {
             let what =
                 format!("`{}` has compression `{}`, which is not known", self.location(&key), manifest.compression);
             return Err(Error::new(ErrorKind::Unsupported, what).hint("Use a newer version of coffer."));

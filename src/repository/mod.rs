@@ -39,9 +39,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind};
 use crate::logging;
-use crate::repository::codec::Codec;
+use crate::repository::codec::{Codec, IdentitySource};
+use crate::repository::manifest::Manifest;
 use crate::storage::{self, Access, Body, ObjectStore};
 
 #[cfg(test)]
@@ -54,7 +56,11 @@ mod history;
 mod layout;
 pub(crate) mod manifest;
 pub(crate) mod reader;
+pub(crate) mod resume;
 mod sealed;
+#[cfg(test)]
+mod transfer_tests;
+pub(crate) mod verify;
 pub(crate) mod writer;
 
 /// The format this version writes, and the newest it reads.
@@ -64,9 +70,36 @@ const MARKER: &str = "coffer.json";
 const MARKER_BYTES_MAX: u64 = 64 * 1024;
 
 /// How a repository is reached and what is made of what is put into it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) access: Access,
+    pub(crate) compression: Compression,
+    /// Public keys that everything is encrypted to; none: nothing is.
+    pub(crate) encrypt_to: Vec<String>,
+    pub(crate) identity: IdentitySource,
+    pub(crate) transfers: Transfers,
+}
+
+/// How many objects one backup or one restore has on their way at a time; each costs memory for a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transfers(usize);
+
+impl Transfers {
+    pub(crate) const DEFAULT: usize = 4;
+
+    pub(crate) fn new(count: usize) -> Transfers {
+        Transfers(count.max(1))
+    }
+
+    pub(crate) fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl Default for Transfers {
+    fn default() -> Transfers {
+        Transfers::new(Transfers::DEFAULT)
+    }
 }
 
 /// A repository that was found to be one. Cheap to clone.
@@ -74,6 +107,7 @@ pub(crate) struct Settings {
 pub(crate) struct Repository {
     store: Arc<dyn ObjectStore>,
     codec: Codec,
+    transfers: Transfers,
     id: Uuid,
     /// Where an object too large for memory is built before it is stored.
     scratch_dir: PathBuf,
@@ -145,7 +179,8 @@ impl Repository {
 
     fn with_marker(store: Arc<dyn ObjectStore>, settings: &Settings, marker: &Marker) -> Result<Repository, Error> {
         let codec = Codec::new(settings)?;
-        Ok(Repository { store, codec, id: marker.id, scratch_dir: std::env::temp_dir() })
+        let transfers = settings.transfers;
+        Ok(Repository { store, codec, transfers, id: marker.id, scratch_dir: std::env::temp_dir() })
     }
 
     /// Builds large objects in `dir` instead of the system's temporary directory.
@@ -163,6 +198,15 @@ impl Repository {
         self.store.url()
     }
 
+    /// Fails, mostly as `Unavailable`, unless the store answers and still holds this repository.
+    pub(crate) fn check_answers(&self) -> Result<(), Error> {
+        match self.store.size(MARKER)? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Unavailable, format!("`{}` has lost its `{MARKER}`", self.url()))
+                .hint("Check that the address leads to the same store as before.")),
+        }
+    }
+
     /// The address of an object, for people and for `locationRef`.
     pub(crate) fn location(&self, key: &str) -> String {
         format!("{}/{key}", self.store.url().trim_end_matches('/'))
@@ -171,6 +215,44 @@ impl Repository {
     /// The whole object; `Corrupt` when it is larger than anything that could be meant.
     fn fetch(&self, key: &str, bytes_max: u64) -> Result<Vec<u8>, Error> {
         fetch(self.store.as_ref(), key, bytes_max)
+    }
+
+    /// How what is stored now is compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.codec.form().compression
+    }
+
+    /// The public keys that what is stored now is encrypted to; none: it is not.
+    pub(crate) fn recipients(&self) -> &[String] {
+        self.codec.recipients()
+    }
+
+    /// Refuses when the parts of this backup are encrypted and nothing here opens them. Reads none of them.
+    pub(crate) fn check_opens(&self, manifest: &Manifest) -> Result<(), Error> {
+        let to = &manifest.encrypted_to;
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.codec.check_opens(to).map_err(|why| locked(&format!("backup {}", manifest.backup), to, &why))
+    }
+
+    /// As `check_opens`, for a chunk. Reads its head.
+    pub(crate) fn check_chunk_opens(&self, key: &str) -> Result<(), Error> {
+        if !layout::is_encrypted(key) {
+            return Ok(());
+        }
+        let to = self.chunk_head(key)?.encrypted_to;
+        self.codec.check_opens(&to).map_err(|why| self.locked(key, &to, &why))
+    }
+
+    /// The public keys of the identities that are here; none: nothing that is encrypted can be read. Asks for them.
+    pub(crate) fn identities(&self) -> Result<Vec<String>, Error> {
+        self.codec.identities()
+    }
+
+    /// `recipients` are those the object is encrypted to, if that is known.
+    fn locked(&self, key: &str, recipients: &[String], why: &str) -> Error {
+        locked(&format!("`{}`", self.location(key)), recipients, why)
     }
 
     fn corrupt(&self, key: &str, why: impl fmt::Display) -> Error {
@@ -227,6 +309,14 @@ fn check_format(json: &[u8], location: &str) -> Result<(), Error> {
 fn corrupt(location: &str, why: impl fmt::Display) -> Error {
     Error::new(ErrorKind::Corrupt, format!("`{location}` is damaged: {why}"))
         .hint("Nothing of it was used. Look for another copy of this object, or use another backup.")
+}
+
+fn locked(what: &str, recipients: &[String], why: &str) -> Error {
+    let to = if recipients.is_empty() { String::new() } else { format!(" to {}", recipients.join(", ")) };
+    Error::new(ErrorKind::Refused, format!("{what} is encrypted{to} and cannot be read here: {why}")).hint(
+        "Set repository.identity_file (or repository.identity_command) to where the identity of one of these recipients \
+         is, restart coffer and try again; nothing was changed.",
+    )
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {

@@ -1,15 +1,17 @@
 //! Reads a backup's stream back, whole and proven, or fails and names the object at fault.
 //!
-//! Two threads fetch every other part each, compare the stored bytes with their digest before anything looks into them,
-//! and decompress. Each hands over through a channel of one, so the order is fixed and memory is bounded: per thread one
-//! part waiting and one in both forms, and one part being read: 56 MiB.
+//! As many threads as the repository's settings say fetch a part each, compare the stored bytes with their digest before
+//! anything looks into them, and unpack. They begin parts in order, and none is unpacked that lies more than a few
+//! before the one that is being read: so memory is bounded, by one stored part for each thread and a few raw ones, and the
+//! part that is waited for is always on its way.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Manifest, Part};
@@ -18,22 +20,23 @@ use crate::domain::id::{BackupId, InstanceId};
 use crate::error::error_of;
 use crate::error::{Error, ErrorKind};
 
-const THREADS: usize = 2;
-const WAITING_PARTS_MAX: usize = 1;
+/// Unpacked parts that wait to be read, beside the one that is.
+const UNPACKED_MAX: usize = 3;
+/// How long somebody who waits may go on before a cancellation is noticed.
+const NOTICE_AFTER: Duration = Duration::from_millis(100);
 
 /// The stream of a backup. See the module. Its failures can be had by `error::error_of`.
 pub(crate) struct BackupReader {
-    /// One of each thread, in turn.
-    arrivals: Vec<Receiver<Result<Vec<u8>, Error>>>,
+    line: Arc<Line>,
     threads: Vec<JoinHandle<()>>,
-    parts_count: usize,
-    parts_taken: usize,
+    /// The part that is taken next.
+    next: usize,
     part: Vec<u8>,
     part_read: usize,
-    hash: Sha256,
+    /// Of the whole stream; `None` when it is not read from its start.
+    hash: Option<Sha256>,
     sha256: String,
     location: String,
-    stopped: Arc<AtomicBool>,
     outcome: Outcome,
 }
 
@@ -44,13 +47,23 @@ enum Outcome {
     Failed,
 }
 
-struct Fetcher {
+/// What the threads and the reader share.
+struct Line {
     repository: Repository,
-    parts: Arc<[Part]>,
-    first: usize,
+    parts: Vec<Part>,
     cancelled: Arc<AtomicBool>,
-    stopped: Arc<AtomicBool>,
-    departures: Sender<Result<Vec<u8>, Error>>,
+    places: Mutex<Places>,
+    moved: Condvar,
+}
+
+struct Places {
+    /// The part that is begun next, ...
+    begin: usize,
+    /// ... and the one that is read next: everything before it has been taken.
+    taken: usize,
+    fetched: BTreeMap<usize, Result<Vec<u8>, Error>>,
+    /// Nothing more is wanted.
+    stopped: bool,
 }
 
 impl BackupReader {
@@ -60,57 +73,83 @@ impl BackupReader {
         manifest: &Manifest,
         cancelled: Arc<AtomicBool>,
     ) -> Result<BackupReader, Error> {
-        let parts: Arc<[Part]> = manifest.parts.clone().into();
+        BackupReader::begin_at(repository, manifest, 0, cancelled)
+    }
+
+    /// As `begin`, from this byte of the stream on; parts before it are not fetched. Each part that is read is proven by
+    /// its own digest; that of the whole stream is not looked at.
+    pub(crate) fn begin_at(
+        repository: &Repository,
+        manifest: &Manifest,
+        offset: u64,
+        cancelled: Arc<AtomicBool>,
+    ) -> Result<BackupReader, Error> {
+        let (first, skipped) = place_of(&manifest.parts, offset)?;
+        let line = Arc::new(Line {
+            repository: repository.clone(),
+            parts: manifest.parts.clone(),
+            cancelled,
+            places: Mutex::new(Places { begin: first, taken: first, fetched: BTreeMap::new(), stopped: false }),
+            moved: Condvar::new(),
+        });
         let mut reader = BackupReader {
-            arrivals: Vec::new(),
+            line: Arc::clone(&line),
             threads: Vec::new(),
-            parts_count: parts.len(),
-            parts_taken: 0,
+            next: first,
             part: Vec::new(),
             part_read: 0,
-            hash: Sha256::new(),
+            hash: (offset == 0).then(Sha256::new),
             sha256: manifest.sha256.clone(),
             location: repository.location(&layout::manifest(manifest.instance, manifest.backup)),
-            stopped: Arc::new(AtomicBool::new(false)),
             outcome: Outcome::Reading,
         };
-        for first in 0..THREADS {
-            let (departures, arrivals) = bounded(WAITING_PARTS_MAX);
-            let fetcher = Fetcher {
-                repository: repository.clone(),
-                parts: Arc::clone(&parts),
-                first,
-                cancelled: Arc::clone(&cancelled),
-                stopped: Arc::clone(&reader.stopped),
-                departures,
-            };
-            let thread = thread::Builder::new().name(format!("fetch-{first}")).spawn(move || fetcher.run());
+        let threads = repository.transfers.get().min(manifest.parts.len().saturating_sub(first));
+        for nth in 0..threads {
+            let line = Arc::clone(&line);
+            let thread = thread::Builder::new().name(format!("fetch-{nth}")).spawn(move || line.fetch_parts());
             // On failure the reader is dropped, which ends those that started.
             let thread =
                 thread.map_err(|err| Error::new(ErrorKind::Io, "unable to start a thread").with_source(err))?;
             reader.threads.push(thread);
-            reader.arrivals.push(arrivals);
+        }
+        if skipped > 0 && reader.advance()? {
+            reader.part_read = skipped;
         }
         Ok(reader)
     }
 
     /// Takes the next part; false at the proven end.
     fn advance(&mut self) -> Result<bool, Error> {
-        if self.parts_taken == self.parts_count {
-            if hex(&self.hash.finalize_reset()) != self.sha256 {
+        if self.next == self.line.parts.len() {
+            let digest = self.hash.take().map(|hash| hex(&hash.finalize()));
+            if digest.is_some_and(|digest| digest != self.sha256) {
                 return Err(super::corrupt(&self.location, "the stream of its parts does not have its digest"));
             }
             return Ok(false);
         }
-        let ended = || Error::new(ErrorKind::Internal, "a thread that fetches parts ended early");
-        let arrivals = self.arrivals.get(self.parts_taken % THREADS).ok_or_else(ended)?;
         self.part = Vec::new(); // Freed before the next is there.
-        self.part = arrivals.recv().map_err(|_| ended())??;
+        self.part = self.line.take(self.next)?;
         self.part_read = 0;
-        self.parts_taken += 1;
-        self.hash.update(&self.part);
+        self.next += 1;
+        if let Some(hash) = &mut self.hash {
+            hash.update(&self.part);
+        }
         Ok(true)
     }
+}
+
+/// The part that holds this byte of the stream, and where in it.
+fn place_of(parts: &[Part], offset: u64) -> Result<(usize, usize), Error> {
+    let outside = || Error::new(ErrorKind::Internal, format!("the backup has no byte {offset}"));
+    let mut begin = 0_u64;
+    for (index, part) in parts.iter().enumerate() {
+        let end = begin + part.raw_bytes;
+        if offset < end {
+            return Ok((index, usize::try_from(offset - begin).map_err(|_| outside())?));
+        }
+        begin = end;
+    }
+    if offset == begin { Ok((parts.len(), 0)) } else { Err(outside()) }
 }
 
 impl Read for BackupReader {
@@ -146,58 +185,132 @@ impl Read for BackupReader {
 
 impl Drop for BackupReader {
     fn drop(&mut self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        self.arrivals.clear(); // A thread that waits to hand over wakes up.
+        self.line.stop();
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // A panic has already been told as a thread that ended early.
+            let _ = thread.join(); // A panic has already been told as a part that did not come.
         }
     }
 }
 
-impl Fetcher {
-    fn run(self) {
-        for part in self.parts.iter().skip(self.first).step_by(THREADS) {
-            if self.stopped.load(Ordering::SeqCst) {
-                return;
-            }
-            let fetched = if self.cancelled.load(Ordering::SeqCst) {
-                Err(Error::new(ErrorKind::Interrupted, "reading the backup was cancelled"))
-            } else {
-                fetch_part(&self.repository, part)
-            };
-            let failed = fetched.is_err();
-            if self.departures.send(fetched).is_err() || failed {
+impl Line {
+    /// A thread's life: one part after the other until there are no more, or until one fails.
+    fn fetch_parts(&self) {
+        let _watch = PanicWatch(self);
+        let mut stored = Vec::new();
+        while let Some(index) = self.begin() {
+            let Some(part) = self.parts.get(index) else { return };
+            let fetched = fetch_stored(&self.repository, part, &mut stored).and_then(|()| {
+                // Until it is this part's turn, its stored form is the smaller one to keep.
+                if self.wait_for_room(index) { unpack(&self.repository, part, &stored) } else { Err(given_up()) }
+            });
+            let has_failed = fetched.is_err();
+            self.lock().fetched.insert(index, fetched);
+            self.moved.notify_all();
+            if has_failed {
                 return;
             }
         }
     }
+
+    /// The part to fetch next; `None` when there is none or nobody wants it.
+    fn begin(&self) -> Option<usize> {
+        let mut places = self.lock();
+        if places.stopped || places.begin == self.parts.len() || self.cancelled.load(Ordering::SeqCst) {
+            return None;
+        }
+        places.begin += 1;
+        Some(places.begin - 1)
+    }
+
+    /// Waits until the part may take the memory of its raw form. False when nobody wants it any more.
+    fn wait_for_room(&self, index: usize) -> bool {
+        let mut places = self.lock();
+        while !places.stopped && index >= places.taken + UNPACKED_MAX {
+            places = self.moved.wait(places).unwrap_or_else(PoisonError::into_inner);
+        }
+        !places.stopped
+    }
+
+    /// The raw bytes of a part, which is the one that is read next.
+    fn take(&self, index: usize) -> Result<Vec<u8>, Error> {
+        let mut places = self.lock();
+        loop {
+            if let Some(fetched) = places.fetched.remove(&index) {
+                // Taken, and being read: one more may be unpacked meanwhile.
+                places.taken = index + 1;
+                self.moved.notify_all();
+                return fetched;
+            }
+            if self.cancelled.load(Ordering::SeqCst) {
+                return Err(given_up());
+            }
+            if places.stopped {
+                return Err(Error::new(ErrorKind::Internal, "a thread that fetches parts ended early"));
+            }
+            let waited = self.moved.wait_timeout(places, NOTICE_AFTER);
+            places = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.moved.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        // What is inside is whole at every moment.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// The raw bytes of a part. Nothing is decompressed whose digest is not right.
-fn fetch_part(repository: &Repository, part: &Part) -> Result<Vec<u8>, Error> {
-    let too_large = || repository.corrupt(&part.key, "its sizes in the manifest cannot be");
-    let stored_bytes = usize::try_from(part.stored_bytes).map_err(|_| too_large())?;
-    let raw_bytes = usize::try_from(part.raw_bytes).map_err(|_| too_large())?;
+/// A thread that panics owes a part that others would wait for.
+struct PanicWatch<'a>(&'a Line);
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
+fn given_up() -> Error {
+    Error::new(ErrorKind::Interrupted, "reading the backup was cancelled")
+}
+
+/// Replaces `stored` by the part as it lies in the store, once that has its digest.
+pub(super) fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Vec<u8>) -> Result<(), Error> {
+    let stored_bytes = usize::try_from(part.stored_bytes)
+        .map_err(|_| repository.corrupt(&part.key, "its sizes in the manifest cannot be"))?;
     let object = repository.store.get(&part.key).map_err(|err| match err.kind() {
         ErrorKind::NotFound => repository.corrupt(&part.key, "the part is missing"),
         _ => err,
     })?;
+    stored.clear();
     // One byte more than there may be, so that a longer object is seen.
-    let mut stored = Vec::with_capacity(stored_bytes + 1);
+    stored.reserve_exact(stored_bytes + 1);
     object
         .take(part.stored_bytes + 1)
-        .read_to_end(&mut stored)
+        .read_to_end(stored)
         .map_err(|err| error_of(err, &format!("unable to read `{}`", repository.location(&part.key))))?;
     if stored.len() != stored_bytes {
         let has = if stored.len() > stored_bytes { "more".to_owned() } else { stored.len().to_string() };
         return Err(repository.corrupt(&part.key, format_args!("it has {has} bytes, not {stored_bytes}")));
     }
-    if sha256_hex(&stored) != part.sha256 {
+    if sha256_hex(stored) != part.sha256 {
         return Err(repository.corrupt(&part.key, "its bytes do not have the digest in the manifest"));
     }
+    Ok(())
+}
+
+/// The raw bytes of a part whose stored bytes have their digest. `Refused` when nothing here opens it.
+pub(super) fn unpack(repository: &Repository, part: &Part, stored: &[u8]) -> Result<Vec<u8>, Error> {
+    let raw_bytes = usize::try_from(part.raw_bytes)
+        .map_err(|_| repository.corrupt(&part.key, "its sizes in the manifest cannot be"))?;
     let name = layout::name_of_part(&part.key);
-    repository.codec.unpack(name, &stored, raw_bytes).map_err(|err| match err.kind() {
+    repository.codec.unpack(name, stored, raw_bytes).map_err(|err| match err.kind() {
         ErrorKind::Corrupt => repository.corrupt(&part.key, err.message()),
+        ErrorKind::Refused => repository.locked(&part.key, &[], &err.message()),
         _ => err,
     })
 }

@@ -1,8 +1,10 @@
 //! Stores a stream of unknown length as the parts of a backup.
 //!
-//! The caller writes; the stream is cut into parts, which two threads compress, hash and put. Memory is bounded by the
-//! number of parts on their way: one being filled, one waiting, two being compressed with room for their result, which
-//! is 48 MiB. Nothing is a backup until its manifest is written, so whatever fails here leaves only orphans.
+//! The caller writes; the stream is cut into parts, which two threads pack and as many as the repository's settings say
+//! put. Buffers go round: a full one waits for a packer, a packed one for a transfer, and each comes back empty, so memory
+//! is bounded by their number, whatever the size of the backup and however slow the store: three parts as they are
+//! and, for each thread, one as it is stored. Nothing is a backup until its manifest is written, so whatever fails here
+//! leaves only orphans.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,18 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sha2::{Digest, Sha256};
 
 use super::codec::Packer;
 use super::manifest::{PART_BYTES, Part};
+use super::resume::PartJournal;
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::{Error, ErrorKind};
 use crate::storage::Body;
 
-const THREADS: u32 = 2;
-const WAITING_PARTS_MAX: usize = 1;
+const PACKERS: usize = 2;
+/// One that is filled and one for each packer.
+const RAW_BUFFERS: usize = PACKERS + 1;
 /// How long a cancelled or failed writer may go on waiting for a busy thread before it notices.
 const NOTICE_AFTER: Duration = Duration::from_millis(100);
 
@@ -43,21 +47,36 @@ pub(crate) struct BackupWriter {
     sha256: Option<String>,
     raw_bytes: u64,
     parts_sent: u32,
-    jobs: Option<Sender<Job>>,
+    pipeline: Option<Pipeline>,
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
     cancelled: Arc<AtomicBool>,
 }
 
-struct Job {
+/// The writer's end of the pipeline.
+struct Pipeline {
+    full: Sender<RawPart>,
+    empty: Receiver<Vec<u8>>,
+}
+
+struct RawPart {
     number: u32,
-    raw: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
+/// A part as it is to be stored.
+struct PackedPart {
+    number: u32,
+    raw_sha256: Option<String>,
+    part: Part,
+    bytes: Vec<u8>,
 }
 
 struct Shared {
     repository: Repository,
     instance: InstanceId,
     backup: BackupId,
+    journal: Option<PartJournal>,
     parts: Mutex<Vec<(u32, Part)>>,
     failure: Mutex<Option<Error>>,
     /// Set with `failure`, or when the writer is dropped.
@@ -66,18 +85,20 @@ struct Shared {
 }
 
 impl BackupWriter {
-    /// Begins to store the parts of `backup`. Once `cancelled` is set, writing fails with `Interrupted`.
+    /// Begins to store the parts of `backup`. A part that `journal` knows from an earlier try is not stored again.
+    /// Once `cancelled` is set, writing fails with `Interrupted`.
     pub(crate) fn begin(
         repository: &Repository,
         instance: InstanceId,
         backup: BackupId,
+        journal: Option<PartJournal>,
         cancelled: Arc<AtomicBool>,
     ) -> Result<BackupWriter, Error> {
-        let (jobs, queue) = bounded(WAITING_PARTS_MAX);
         let shared = Arc::new(Shared {
             repository: repository.clone(),
             instance,
             backup,
+            journal,
             parts: Mutex::new(Vec::new()),
             failure: Mutex::new(None),
             stopped: AtomicBool::new(false),
@@ -89,21 +110,54 @@ impl BackupWriter {
             sha256: None,
             raw_bytes: 0,
             parts_sent: 0,
-            jobs: Some(jobs),
+            pipeline: None,
             threads: Vec::new(),
             shared,
             cancelled,
         };
-        for nth in 0..THREADS {
-            let (queue, shared) = (queue.clone(), Arc::clone(&writer.shared));
-            let thread =
-                thread::Builder::new().name(format!("compress-{nth}")).spawn(move || store_parts(&queue, &shared));
-            // On failure the writer is dropped, which ends those that started.
-            let thread =
-                thread.map_err(|err| Error::new(ErrorKind::Io, "unable to start a thread").with_source(err))?;
-            writer.threads.push(thread);
-        }
+        // On failure the writer is dropped, which ends those threads that were started.
+        writer.start_threads()?;
         Ok(writer)
+    }
+
+    fn start_threads(&mut self) -> Result<(), Error> {
+        let transfers = self.shared.repository.transfers.get();
+        let stored_buffers = PACKERS + transfers;
+        let (full, to_pack) = bounded(RAW_BUFFERS);
+        let (raw_back, empty) = bounded(RAW_BUFFERS);
+        let (packed, to_put) = bounded(stored_buffers);
+        let (stored_back, stored_empty) = bounded(stored_buffers);
+        for _ in 1..RAW_BUFFERS {
+            // One more is the writer's own. Each gets its memory when it is first filled.
+            let _ = raw_back.send(Vec::new());
+        }
+        for _ in 0..stored_buffers {
+            let _ = stored_back.send(Vec::new());
+        }
+        self.pipeline = Some(Pipeline { full, empty });
+        for nth in 0..PACKERS {
+            let station = Packing {
+                to_pack: to_pack.clone(),
+                raw_back: raw_back.clone(),
+                stored_empty: stored_empty.clone(),
+                packed: packed.clone(),
+                shared: Arc::clone(&self.shared),
+            };
+            self.spawn(format!("pack-{nth}"), move || station.run())?;
+        }
+        for nth in 0..transfers {
+            let (to_put, stored_back) = (to_put.clone(), stored_back.clone());
+            let shared = Arc::clone(&self.shared);
+            self.spawn(format!("put-{nth}"), move || put_parts(&to_put, &stored_back, &shared))?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = thread::Builder::new().name(name).spawn(body);
+        let thread = thread.map_err(|err| Error::new(ErrorKind::Io, "unable to start a thread").with_source(err))?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// Counters that grow while the stream passes.
@@ -113,7 +167,7 @@ impl BackupWriter {
 
     /// Stores what is left and returns all parts in order. Afterwards `raw_bytes` and `sha256` are final.
     pub(crate) fn finish(&mut self) -> Result<Vec<Part>, Error> {
-        if self.jobs.is_none() {
+        if self.pipeline.is_none() {
             return Err(self.failure());
         }
         if !self.buffer.is_empty() {
@@ -143,19 +197,24 @@ impl BackupWriter {
         self.sha256.as_deref().unwrap_or_default()
     }
 
+    /// Hands the full buffer over and waits for an empty one.
     fn send_part(&mut self) -> Result<(), Error> {
-        let raw = std::mem::replace(&mut self.buffer, Vec::with_capacity(PART_BYTES));
         self.parts_sent =
             self.parts_sent.checked_add(1).ok_or_else(|| Error::new(ErrorKind::Internal, "too many parts"))?;
-        let mut job = Job { number: self.parts_sent, raw };
+        let raw = RawPart { number: self.parts_sent, bytes: std::mem::take(&mut self.buffer) };
+        let Some(pipeline) = &self.pipeline else { return Err(self.failure()) };
+        // There is room for every buffer there is, so this does not wait.
+        pipeline.full.send(raw).map_err(|_| self.failure())?;
         loop {
             self.check()?;
-            let Some(jobs) = &self.jobs else { return Err(self.failure()) };
-            job = match jobs.send_timeout(job, NOTICE_AFTER) {
-                Ok(()) => return Ok(()),
-                Err(SendTimeoutError::Timeout(job)) => job,
-                Err(SendTimeoutError::Disconnected(_)) => return Err(self.failure()),
-            };
+            match pipeline.empty.recv_timeout(NOTICE_AFTER) {
+                Ok(buffer) => {
+                    self.buffer = buffer;
+                    return Ok(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
+            }
         }
     }
 
@@ -175,8 +234,9 @@ impl BackupWriter {
         lock(&self.shared.failure).take().unwrap_or_else(told)
     }
 
+    /// The threads end one kind after the other, as nothing comes to them any more.
     fn join(&mut self) {
-        self.jobs = None;
+        self.pipeline = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 self.shared.fail(Error::new(ErrorKind::Internal, "a thread that stores parts panicked"));
@@ -190,6 +250,7 @@ impl Write for BackupWriter {
         let free = PART_BYTES.saturating_sub(self.buffer.len());
         let taken = buf.get(..free).unwrap_or(buf);
         self.hash.update(taken);
+        self.buffer.reserve_exact(PART_BYTES.saturating_sub(self.buffer.len()));
         self.buffer.extend_from_slice(taken);
         self.raw_bytes += taken.len() as u64;
         self.shared.transferred.raw.fetch_add(taken.len() as u64, Ordering::Relaxed);
@@ -219,38 +280,105 @@ impl Shared {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
-    fn store_part(&self, packer: &mut Packer, job: &Job, stored: &mut Vec<u8>) -> Result<(), Error> {
-        let name = layout::part_name(self.instance, self.backup, job.number);
-        packer.pack(&name, &job.raw, stored)?;
-        let sha256 = sha256_hex(stored);
-        let key = layout::part(&name, &sha256);
-        self.repository.store.put(&key, Body::Bytes(stored))?;
-        let stored_bytes = stored.len() as u64;
-        let size = self.repository.store.size(&key)?;
-        if size != Some(stored_bytes) {
-            return Err(self
-                .repository
-                .corrupt(&key, format_args!("{stored_bytes} bytes were stored, it has {size:?}")));
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// The part as an earlier try has stored it, if it is still there.
+    fn stored_before(&self, number: u32, raw_sha256: &str) -> Result<Option<Part>, Error> {
+        let Some(part) = self.journal.as_ref().and_then(|journal| journal.find(number, raw_sha256)) else {
+            return Ok(None);
+        };
+        let is_there = self.repository.store.size(&part.key)? == Some(part.stored_bytes);
+        Ok(is_there.then(|| part.clone()))
+    }
+
+    fn put_part(&self, packed: PackedPart) -> Result<Vec<u8>, Error> {
+        let PackedPart { number, raw_sha256, part, bytes } = packed;
+        self.repository.store.put(&part.key, Body::Bytes(&bytes))?;
+        let size = self.repository.store.size(&part.key)?;
+        if size != Some(part.stored_bytes) {
+            let why = format!("{} bytes were stored, it has {size:?}", part.stored_bytes);
+            return Err(self.repository.corrupt(&part.key, why));
         }
-        self.transferred.stored.fetch_add(stored_bytes, Ordering::Relaxed);
-        lock(&self.parts).push((job.number, Part { key, raw_bytes: job.raw.len() as u64, stored_bytes, sha256 }));
-        Ok(())
+        if let (Some(journal), Some(raw_sha256)) = (&self.journal, raw_sha256) {
+            journal.note(number, raw_sha256, &part)?;
+        }
+        self.count(number, part);
+        Ok(bytes)
+    }
+
+    fn count(&self, number: u32, part: Part) {
+        self.transferred.stored.fetch_add(part.stored_bytes, Ordering::Relaxed);
+        lock(&self.parts).push((number, part));
     }
 }
 
-/// A thread's life: parts until there are no more, or until something fails.
-fn store_parts(queue: &Receiver<Job>, shared: &Shared) {
-    let mut packer = match shared.repository.codec.packer() {
-        Ok(packer) => packer,
-        Err(err) => return shared.fail(err),
-    };
-    let mut stored = Vec::new();
-    for job in queue {
-        if shared.stopped.load(Ordering::SeqCst) {
+/// What a packing thread works with.
+struct Packing {
+    to_pack: Receiver<RawPart>,
+    raw_back: Sender<Vec<u8>>,
+    stored_empty: Receiver<Vec<u8>>,
+    packed: Sender<PackedPart>,
+    shared: Arc<Shared>,
+}
+
+impl Packing {
+    /// A thread's life: parts until there are no more, or until something fails.
+    fn run(self) {
+        let mut packer = match self.shared.repository.codec.packer() {
+            Ok(packer) => packer,
+            Err(err) => return self.shared.fail(err),
+        };
+        for mut raw in &self.to_pack {
+            if self.shared.is_stopped() {
+                return;
+            }
+            match self.pack(&mut packer, &raw) {
+                Ok(true) => {}
+                // Nobody puts any more, and whoever failed has said why.
+                Ok(false) => return,
+                Err(err) => return self.shared.fail(err),
+            }
+            raw.bytes.clear();
+            // Behind the last part nobody waits for a buffer.
+            let _ = self.raw_back.send(raw.bytes);
+        }
+    }
+
+    fn pack(&self, packer: &mut Packer, raw: &RawPart) -> Result<bool, Error> {
+        let shared = &self.shared;
+        let raw_sha256 = shared.journal.is_some().then(|| sha256_hex(&raw.bytes));
+        if let Some(raw_sha256) = &raw_sha256
+            && let Some(part) = shared.stored_before(raw.number, raw_sha256)?
+        {
+            shared.count(raw.number, part);
+            return Ok(true);
+        }
+        let Ok(mut bytes) = self.stored_empty.recv() else { return Ok(false) };
+        let name = layout::part_name(shared.instance, shared.backup, raw.number);
+        packer.pack(&name, &raw.bytes, &mut bytes)?;
+        let sha256 = sha256_hex(&bytes);
+        let part = Part {
+            key: layout::part(&name, &sha256, shared.repository.codec.form()),
+            raw_bytes: raw.bytes.len() as u64,
+            stored_bytes: bytes.len() as u64,
+            sha256,
+        };
+        Ok(self.packed.send(PackedPart { number: raw.number, raw_sha256, part, bytes }).is_ok())
+    }
+}
+
+/// A putting thread's life.
+fn put_parts(to_put: &Receiver<PackedPart>, stored_back: &Sender<Vec<u8>>, shared: &Shared) {
+    for packed in to_put {
+        if shared.is_stopped() {
             return;
         }
-        if let Err(err) = shared.store_part(&mut packer, &job, &mut stored) {
-            return shared.fail(err);
+        match shared.put_part(packed) {
+            // Behind the last part nobody waits for a buffer.
+            Ok(bytes) => drop(stored_back.send(bytes)),
+            Err(err) => return shared.fail(err),
         }
     }
 }

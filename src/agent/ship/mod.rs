@@ -26,7 +26,7 @@ use crate::domain::shipping::{ShippingState, ShippingStatus};
 use crate::domain::timeline::{Branch, Origin, Timeline};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
-use crate::repository::chunk::{ChunkBody, ChunkHead};
+use crate::repository::chunk::ChunkBody;
 use crate::repository::hex;
 
 /// The longest pause between two tries while something stands in the way.
@@ -340,14 +340,11 @@ impl Shipper {
             None => digest_of(&mut tail.raw(piece.begin, piece.end)?, &tail.path)?,
         };
         let facts = self.facts(tail, piece, observed_at, sha256);
-        let head = ChunkHead::new(facts, piece.format.raw());
-        let chunk = match &bytes {
-            Some(bytes) => self.context.repository.put_chunk(&head, ChunkBody::Bytes(bytes))?,
-            None => {
-                let body = ChunkBody::Range { file: tail.file(), begin: piece.begin, end: piece.end };
-                self.context.repository.put_chunk(&head, body)?
-            }
+        let body = match &bytes {
+            Some(bytes) => ChunkBody::Bytes(bytes),
+            None => ChunkBody::Range { file: tail.file(), begin: piece.begin, end: piece.end },
         };
+        let chunk = self.context.repository.put_chunk(&facts, piece.format.raw(), body)?;
         self.context.store.write(|tx| tx.insert_chunk(&chunk))?;
         tail.shipped(piece, &chunk.facts.sha256);
         Ok(())

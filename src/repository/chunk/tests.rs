@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::domain::gtid::{BinlogState, GtidPosition};
 use crate::repository::bench::{Bench, sample};
+use crate::repository::{hex, sha256_hex};
 use crate::storage::faulty::Fault;
 
 fn facts(raw: &[u8], begin: u64) -> ChunkFacts {
@@ -32,12 +33,16 @@ fn facts(raw: &[u8], begin: u64) -> ChunkFacts {
 }
 
 fn put(bench: &Bench, raw: &[u8], begin: u64) -> Chunk {
-    let head = ChunkHead::new(facts(raw, begin), b"\x01description");
-    bench.repository.put_chunk(&head, ChunkBody::Bytes(raw)).unwrap()
+    bench.repository.put_chunk(&facts(raw, begin), b"\x01description", ChunkBody::Bytes(raw)).unwrap()
 }
 
 fn read(repository: &Repository, chunk: &Chunk) -> Result<Vec<u8>, Error> {
     repository.read_chunk_verified(&chunk.key, &chunk.facts.sha256, u64::MAX).map(|(_, raw)| raw)
+}
+
+/// Where the head of an object ends.
+fn head_end(object: &[u8]) -> usize {
+    8 + u32::from_le_bytes(object[4..8].try_into().unwrap()) as usize
 }
 
 #[test]
@@ -55,7 +60,7 @@ fn a_chunk_comes_back_with_its_head() {
     );
     assert_eq!(chunk.stored_bytes, bench.bytes(&chunk.key).len() as u64);
     let (head, mut reader) = bench.repository.read_chunk(&chunk.key, &chunk.facts.sha256).unwrap();
-    assert_eq!(head, ChunkHead::new(facts(&raw, 256), b"\x01description"));
+    assert_eq!((head.facts, head.description), (facts(&raw, 256), hex(b"\x01description")));
     let mut read_back = Vec::new();
     reader.read_to_end(&mut read_back).unwrap();
     assert_eq!(read_back, raw);
@@ -74,13 +79,13 @@ fn a_range_of_a_file_is_stored_as_its_bytes_are_in_memory_or_spilled() {
         let file = File::open(&path).unwrap();
         let (begin, end) = (4000_u64, length as u64 - 17);
         let piece = &raw[4000..length - 17];
-        let head = ChunkHead::new(facts(piece, begin), b"");
-        let chunk = bench.repository.put_chunk(&head, ChunkBody::Range { file: &file, begin, end }).unwrap();
+        let facts = facts(piece, begin);
+        let chunk = bench.repository.put_chunk(&facts, b"", ChunkBody::Range { file: &file, begin, end }).unwrap();
         assert!(read(&bench.repository, &chunk).unwrap() == piece);
-        let again = bench.repository.put_chunk(&head, ChunkBody::Bytes(piece)).unwrap();
+        let again = bench.repository.put_chunk(&facts, b"", ChunkBody::Bytes(piece)).unwrap();
         assert_eq!(again, chunk);
     }
-    let left: Vec<_> = fs::read_dir(&*bench.scratch).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(&*bench.scratch).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains(".tmp")), "{left:?}");
 }
 
@@ -88,7 +93,7 @@ fn a_range_of_a_file_is_stored_as_its_bytes_are_in_memory_or_spilled() {
 fn bytes_that_are_not_those_examined_are_not_stored() {
     let bench = Bench::new();
     let raw = sample(10_000, 3);
-    let head = ChunkHead::new(facts(&raw, 0), b"");
+    let facts_of_raw = facts(&raw, 0);
     let mut other = raw.clone();
     other[5000] ^= 1;
     let path = bench.scratch.join("short");
@@ -100,10 +105,10 @@ fn bytes_that_are_not_those_examined_are_not_stored() {
         ChunkBody::Range { file: &short, begin: 0, end: 10_000 },
         ChunkBody::Range { file: &short, begin: 0, end: 9_000 },
     ] {
-        assert_eq!(bench.repository.put_chunk(&head, body).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(bench.repository.put_chunk(&facts_of_raw, b"", body).unwrap_err().kind(), ErrorKind::Corrupt);
     }
-    let empty = ChunkHead::new(facts(b"", 0), b"");
-    assert_eq!(bench.repository.put_chunk(&empty, ChunkBody::Bytes(b"")).unwrap_err().kind(), ErrorKind::Internal);
+    let empty = facts(b"", 0);
+    assert_eq!(bench.repository.put_chunk(&empty, b"", ChunkBody::Bytes(b"")).unwrap_err().kind(), ErrorKind::Internal);
     assert!(bench.repository.instances().unwrap().is_empty());
 }
 
@@ -113,10 +118,10 @@ fn a_chunk_stored_by_an_attempt_that_was_cut_off_is_found_and_another_is_a_confl
     let raw = sample(10_000, 4);
     let first = put(&bench, &raw, 0);
     let later = ChunkFacts { observed_at: Timestamp::from_second(1_800_000_000).unwrap(), ..facts(&raw, 0) };
-    let again = bench.repository.put_chunk(&ChunkHead::new(later, b"\x01description"), ChunkBody::Bytes(&raw)).unwrap();
+    let again = bench.repository.put_chunk(&later, b"\x01description", ChunkBody::Bytes(&raw)).unwrap();
     assert_eq!(again, first);
     let other = ChunkFacts { follows: Some("f".repeat(64)), ..facts(&raw, 0) };
-    let err = bench.repository.put_chunk(&ChunkHead::new(other, b""), ChunkBody::Bytes(&raw)).unwrap_err();
+    let err = bench.repository.put_chunk(&other, b"", ChunkBody::Bytes(&raw)).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Conflict);
     assert!(read(&bench.repository, &first).unwrap() == raw);
 }
@@ -175,7 +180,6 @@ fn a_swapped_chunk_is_seen_by_name_by_digest_and_by_content() {
     let (first, second) = (bench.bytes(&one.key), bench.bytes(&two.key));
     bench.overwrite(&one.key, &second);
     assert_eq!(read(&bench.repository, &one).unwrap_err().kind(), ErrorKind::Corrupt);
-    let head_end = |object: &[u8]| 8 + u32::from_le_bytes(object[4..8].try_into().unwrap()) as usize;
     bench.overwrite(&one.key, &[&first[..head_end(&first)], &second[head_end(&second)..]].concat());
     assert_eq!(read(&bench.repository, &one).unwrap_err().kind(), ErrorKind::Corrupt);
 }
@@ -184,9 +188,11 @@ fn a_swapped_chunk_is_seen_by_name_by_digest_and_by_content() {
 fn a_chunk_that_unpacks_to_more_than_it_says_is_stopped() {
     let bench = Bench::new();
     let chunk = put(&bench, &[0; 1000], 0);
-    let head = head_frame(&ChunkHead::new(facts(&[0; 1000], 0), b"")).unwrap();
-    let bomb = zstd::encode_all(&vec![0; 50_000_000][..], 1).unwrap();
-    bench.overwrite(&chunk.key, &[head, bomb].concat());
+    let object = bench.bytes(&chunk.key);
+    let mut bomb = Vec::new();
+    let mut packer = bench.repository.codec.packer().unwrap();
+    packer.pack(&layout::chunk_name(&chunk.facts), &vec![0; 50_000_000], &mut bomb).unwrap();
+    bench.overwrite(&chunk.key, &[&object[..head_end(&object)], &bomb].concat());
     let (_, mut reader) = bench.repository.read_chunk(&chunk.key, &chunk.facts.sha256).unwrap();
     let read = io::copy(&mut reader, &mut io::sink()).unwrap_err();
     assert_eq!(error_of(read, "").kind(), ErrorKind::Corrupt);
@@ -196,8 +202,9 @@ fn a_chunk_that_unpacks_to_more_than_it_says_is_stopped() {
 fn a_newer_chunk_is_refused_by_its_number() {
     let bench = Bench::new();
     let chunk = put(&bench, b"raw", 0);
-    let newer = ChunkHead { format: 2, ..ChunkHead::new(facts(b"raw", 0), b"") };
-    bench.overwrite(&chunk.key, &head_frame(&newer).unwrap());
+    let (head, _) = bench.repository.read_chunk(&chunk.key, &chunk.facts.sha256).unwrap();
+    let newer = ChunkHead { format: 2, ..head };
+    bench.overwrite(&chunk.key, &newer.frame(newer.frame_bytes().unwrap()).unwrap());
     let err = read(&bench.repository, &chunk).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unsupported);
     assert!(err.message().contains("format 2"));
@@ -215,16 +222,16 @@ fn a_store_that_fails_is_not_taken_for_damage_but_a_short_read_is() {
     }
     // The store fails at each operation of a put in turn; a repeat always mends it.
     let raw = sample(20_000, 10);
-    let head = ChunkHead::new(facts(&raw, 600_000), b"");
+    let facts = facts(&raw, 600_000);
     for nth in 0..10 {
         let (repository, store) = bench.with_fault(Fault::FailFrom(nth));
-        let put = repository.put_chunk(&head, ChunkBody::Bytes(&raw));
+        let put = repository.put_chunk(&facts, b"", ChunkBody::Bytes(&raw));
         if store.operations() <= nth {
             assert!(put.is_ok() && nth > 1);
             return;
         }
         assert_eq!(put.unwrap_err().kind(), ErrorKind::Unavailable);
-        let chunk = bench.repository.put_chunk(&head, ChunkBody::Bytes(&raw)).unwrap();
+        let chunk = bench.repository.put_chunk(&facts, b"", ChunkBody::Bytes(&raw)).unwrap();
         assert!(read(&bench.repository, &chunk).unwrap() == raw);
         bench.remove(&chunk.key);
     }

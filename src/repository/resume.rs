@@ -1,0 +1,133 @@
+//! What a backup has stored so far, on the local disk, so that a backup that goes on after a restart of coffer stores
+//! only what it has not stored yet.
+//!
+//! One file a backup, JSON lines: a head, then a line for each part that is in the repository. A line counts once it
+//! is synced; one that is torn, and all behind it, does not. The journal is a hint and never a proof: whoever finds a
+//! part in it asks the store whether it is there.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Repository;
+use super::manifest::Part;
+use crate::domain::id::BackupId;
+use crate::durable;
+use crate::error::{Error, ErrorKind, io_error};
+
+const FORMAT: u32 = 1;
+
+/// What must be the same for a stored part to be of use.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    format: u32,
+    backup: BackupId,
+    repository: Uuid,
+    /// How parts are packed, and for whom.
+    packed_as: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    number: u32,
+    raw_sha256: String,
+    part: Part,
+}
+
+/// The parts that an earlier try has stored, and those that this one stores.
+pub(crate) struct PartJournal {
+    /// By number: the digest of the raw bytes, and the part.
+    known: HashMap<u32, (String, Part)>,
+    has_predecessor: bool,
+    file: Mutex<File>,
+    path: PathBuf,
+}
+
+impl PartJournal {
+    /// Goes on with the journal of `backup` at `path`, or begins it. One that cannot be read, or that tells of parts which
+    /// would be packed differently today, begins anew.
+    pub(crate) fn open(path: &Path, repository: &Repository, backup: BackupId) -> Result<PartJournal, Error> {
+        let head = Head { format: FORMAT, backup, repository: repository.id(), packed_as: repository.codec.describe() };
+        let failed = |err| io_error("unable to open", path, err);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        let has_predecessor = file.metadata().map_err(failed)?.len() > 0;
+        let (known, length) = read(&file, &head).map_err(failed)?;
+        file.set_len(length).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let journal = PartJournal { known, has_predecessor, file: Mutex::new(file), path: path.to_owned() };
+        if length == 0 {
+            journal.append(&head)?;
+            durable::sync_parent(path)?;
+        }
+        Ok(journal)
+    }
+
+    /// Whether there was an earlier try, of whatever use.
+    pub(crate) fn has_predecessor(&self) -> bool {
+        self.has_predecessor
+    }
+
+    /// How many parts an earlier try has stored.
+    pub(crate) fn known(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The part with this number, if it was made of bytes with this digest.
+    pub(super) fn find(&self, number: u32, raw_sha256: &str) -> Option<&Part> {
+        self.known.get(&number).filter(|(known, _)| known == raw_sha256).map(|(_, part)| part)
+    }
+
+    /// The part is in the repository; durable when this returns.
+    pub(super) fn note(&self, number: u32, raw_sha256: String, part: &Part) -> Result<(), Error> {
+        self.append(&Line { number, raw_sha256, part: part.clone() })
+    }
+
+    fn append(&self, line: &impl Serialize) -> Result<(), Error> {
+        let mut text = serde_json::to_vec(line)
+            .map_err(|err| Error::new(ErrorKind::Internal, "unable to write JSON").with_source(err))?;
+        text.push(b'\n');
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(&text).map_err(|err| io_error("unable to write", &self.path, err))?;
+        file.sync_data().map_err(|err| io_error("unable to sync", &self.path, err))
+    }
+}
+
+/// The parts of a journal with this head, and how many of its bytes are whole lines. Nothing when it has another head.
+fn read(file: &File, head: &Head) -> std::io::Result<(HashMap<u32, (String, Part)>, u64)> {
+    let mut known = HashMap::new();
+    let mut reader = BufReader::new(file);
+    let mut length = 0;
+    let mut text = Vec::new();
+    loop {
+        text.clear();
+        let bytes = reader.read_until(b'\n', &mut text)?;
+        if bytes == 0 || text.last() != Some(&b'\n') {
+            return Ok((known, length));
+        }
+        if length == 0 {
+            if serde_json::from_slice::<Head>(&text).ok().as_ref() != Some(head) {
+                return Ok((known, 0));
+            }
+        } else if let Ok(line) = serde_json::from_slice::<Line>(&text) {
+            known.insert(line.number, (line.raw_sha256, line.part));
+        } else {
+            return Ok((known, length));
+        }
+        length += bytes as u64;
+    }
+}

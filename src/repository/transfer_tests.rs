@@ -1,0 +1,183 @@
+//! Transfers that go on where they stopped, counted at the store.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::backup_tests::manifest;
+use super::bench::{Bench, sample};
+use super::manifest::{Manifest, PART_BYTES, Part};
+use super::reader::BackupReader;
+use super::resume::PartJournal;
+use super::writer::BackupWriter;
+use super::{Repository, Transfers, layout};
+use crate::domain::id::{BackupId, InstanceId};
+use crate::error::{Error, ErrorKind, error_of};
+use crate::storage::faulty::{Fault, FaultyStore};
+
+fn flag() -> Arc<AtomicBool> {
+    Arc::new(AtomicBool::new(false))
+}
+
+/// A backup that is tried again and again under one id.
+struct Tries {
+    bench: Bench,
+    instance: InstanceId,
+    backup: BackupId,
+}
+
+impl Tries {
+    fn new() -> Tries {
+        Tries { bench: Bench::new(), instance: InstanceId::random(), backup: BackupId::random() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.bench.scratch.join("journal")
+    }
+
+    fn store(&self, repository: &Repository, raw: &[u8]) -> Result<(Vec<Part>, BackupWriter), Error> {
+        let journal = PartJournal::open(&self.path(), repository, self.backup)?;
+        let mut writer = BackupWriter::begin(repository, self.instance, self.backup, Some(journal), flag())?;
+        writer.write_all(raw).map_err(|err| error_of(err, "writing"))?;
+        let parts = writer.finish()?;
+        Ok((parts, writer))
+    }
+
+    /// Tries through a store that only counts.
+    fn count(&self, raw: &[u8]) -> (Manifest, Arc<FaultyStore>) {
+        let (repository, store) = self.bench.with_fault(Fault::None);
+        let (parts, writer) = self.store(&repository, raw).unwrap();
+        (manifest(&repository, self.instance, self.backup, parts, &writer), store)
+    }
+
+    fn assert_holds(&self, manifest: &Manifest, raw: &[u8]) {
+        self.bench.repository.put_manifest(manifest).unwrap();
+        let mut read = Vec::new();
+        BackupReader::begin(&self.bench.repository, manifest, flag()).unwrap().read_to_end(&mut read).unwrap();
+        assert!(read == raw);
+    }
+}
+
+fn puts(store: &FaultyStore) -> u64 {
+    store.passed().puts.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_backup_that_goes_on_stores_only_what_is_missing() {
+    let tries = Tries::new();
+    let raw = sample(6 * PART_BYTES + 100, 1);
+    // The store goes away in the middle.
+    let (repository, faulty) = tries.bench.with_fault(Fault::FailFrom(7));
+    assert_eq!(tries.store(&repository, &raw).err().unwrap().kind(), ErrorKind::Unavailable);
+    let noted = PartJournal::open(&tries.path(), &repository, tries.backup).unwrap().known();
+    assert!(noted > 0 && noted as u64 <= puts(&faulty), "{noted} of {} puts", puts(&faulty));
+    let (manifest, store) = tries.count(&raw);
+    assert_eq!(puts(&store), 7 - noted as u64);
+    tries.assert_holds(&manifest, &raw);
+    // Everything is there now.
+    let (again, store) = tries.count(&raw);
+    assert_eq!(puts(&store), 0);
+    assert!(again.parts == manifest.parts);
+}
+
+#[test]
+fn a_part_that_has_changed_is_stored_anew_and_the_old_one_is_an_orphan() {
+    let tries = Tries::new();
+    let mut raw = sample(4 * PART_BYTES, 2);
+    let (first, _) = tries.count(&raw);
+    raw[PART_BYTES + 1000] ^= 1;
+    let (second, store) = tries.count(&raw);
+    assert_eq!(puts(&store), 1);
+    tries.assert_holds(&second, &raw);
+    let changed: Vec<bool> = first.parts.iter().zip(&second.parts).map(|(one, two)| one != two).collect();
+    assert_eq!(changed, [false, true, false, false]);
+    assert_eq!(tries.bench.repository.delete_orphans(&second).unwrap(), 1);
+    let left = tries.bench.repository.keys(&layout::backup_prefix(tries.instance, tries.backup)).unwrap();
+    assert_eq!(left.len(), 5, "{left:?}");
+    tries.bench.repository.verify_backup(tries.instance, tries.backup, flag()).unwrap();
+    assert_eq!(tries.bench.repository.delete_orphans(&second).unwrap(), 0);
+}
+
+#[test]
+fn a_part_that_is_gone_from_the_store_is_stored_again_whatever_the_journal_says() {
+    let tries = Tries::new();
+    let raw = sample(3 * PART_BYTES, 3);
+    let (first, _) = tries.count(&raw);
+    tries.bench.remove(&first.parts[1].key);
+    tries.bench.remove(&first.parts[2].key);
+    let (second, store) = tries.count(&raw);
+    assert_eq!(puts(&store), 2);
+    assert!(second.parts == first.parts);
+    tries.assert_holds(&second, &raw);
+}
+
+#[test]
+fn a_torn_or_foreign_journal_is_no_obstacle() {
+    let tries = Tries::new();
+    let raw = sample(3 * PART_BYTES, 4);
+    tries.count(&raw);
+    let whole = std::fs::read(tries.path()).unwrap();
+    let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+    assert_eq!(ends.len(), 4);
+    for (cut, missing) in [(ends[3], 1), (ends[2] + 1, 1), (ends[1] + 20, 2), (ends[0] + 1, 3), (ends[0], 3), (0, 3)] {
+        crate::durable::write(&tries.path(), &whole[..cut], 0o600).unwrap();
+        let (_, store) = tries.count(&raw);
+        // A part is put once more under its name and found there: nothing is stored twice.
+        assert_eq!(puts(&store), missing, "cut at {cut}");
+        let lines = std::fs::read_to_string(tries.path()).unwrap().lines().count();
+        assert_eq!(lines, 4, "cut at {cut}");
+    }
+    let other = PartJournal::open(&tries.path(), &tries.bench.repository, BackupId::random()).unwrap();
+    assert_eq!((other.known(), other.has_predecessor()), (0, true));
+}
+
+#[test]
+fn a_reader_that_begins_within_the_stream_fetches_nothing_before_it() {
+    let tries = Tries::new();
+    let raw = sample(5 * PART_BYTES + 77, 5);
+    let (stored, _) = tries.count(&raw);
+    for offset in [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES - 1, 5 * PART_BYTES, raw.len() - 1, raw.len()] {
+        let (repository, store) = tries.bench.with_fault(Fault::None);
+        let mut reader = BackupReader::begin_at(&repository, &stored, offset as u64, flag()).unwrap();
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        assert!(read == raw[offset..], "from {offset}");
+        let parts = 6 - (offset / PART_BYTES).min(5) - usize::from(offset == raw.len());
+        let expected: u64 = stored.parts.iter().rev().take(parts).map(|part| part.stored_bytes).sum();
+        assert_eq!(store.passed().bytes_got.load(Ordering::SeqCst), expected, "from {offset}");
+        assert_eq!(store.passed().gets.load(Ordering::SeqCst), parts as u64);
+    }
+    assert!(BackupReader::begin_at(&tries.bench.repository, &stored, raw.len() as u64 + 1, flag()).is_err());
+}
+
+#[test]
+fn any_number_of_transfers_gives_the_same() {
+    let tries = Tries::new();
+    let raw = sample(7 * PART_BYTES + 5, 6);
+    let (expected, _) = tries.count(&raw);
+    tries.bench.repository.put_manifest(&expected).unwrap();
+    for transfers in [1, 2, 3, 16] {
+        let repository = Repository { transfers: Transfers::new(transfers), ..tries.bench.repository.clone() };
+        let mut writer = BackupWriter::begin(&repository, tries.instance, tries.backup, None, flag()).unwrap();
+        writer.write_all(&raw).unwrap();
+        assert_eq!(writer.finish().unwrap(), expected.parts, "{transfers}");
+        let mut reader = BackupReader::begin(&repository, &expected, flag()).unwrap();
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        assert!(read == raw, "{transfers}");
+    }
+}
+
+#[test]
+fn a_reader_that_waits_notices_that_it_is_cancelled() {
+    let tries = Tries::new();
+    let (stored, _) = tries.count(&sample(3 * PART_BYTES, 7));
+    let cancelled = flag();
+    let mut reader = BackupReader::begin(&tries.bench.repository, &stored, Arc::clone(&cancelled)).unwrap();
+    reader.read_exact(&mut [0; 10]).unwrap();
+    cancelled.store(true, Ordering::SeqCst);
+    // What was fetched by then may still be read.
+    let err = io::copy(&mut reader, &mut io::sink()).map_err(|err| error_of(err, "reading"));
+    assert!(err.map_or_else(|err| err.kind() == ErrorKind::Interrupted, |_| true));
+}
