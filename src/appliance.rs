@@ -35,7 +35,7 @@ const IDENTITY_COMMAND: Duration = Duration::from_secs(60);
 const TOKEN_NAME: &str = "command line";
 const TOKEN_FILE: &str = "token";
 /// The key under which the state keeps which repository it belongs to.
-const REPOSITORY_ID: &str = "repository";
+pub(crate) const REPOSITORY_ID: &str = "repository";
 /// The file in which the command line finds where the appliance listens.
 const URL_FILE: &str = "url";
 
@@ -67,7 +67,7 @@ impl Appliance {
         let lock = StateLock::acquire(&config.state_dir)?;
         let store = Store::open(&config.state_dir)?;
         let repository = Arc::new(open_repository(config, &store)?);
-        repository.sweep();
+        repository.make_ready();
         ensure_token(&store, &config.state_dir)?;
         let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
         let context = Arc::new(Context {
@@ -185,17 +185,22 @@ fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> 
         Some(id) => {
             let repository = Repository::open_existing(&config.repository_url, &settings)?;
             if repository.id().to_string() != id {
-                return Err(Error::new(
-                    ErrorKind::Refused,
-                    format!("the repository `{}` is not the one this state directory belongs to", repository.url()),
-                )
-                .hint("Set repository_url to the former one, or begin with a new state_dir."));
+                return Err(other_repository(&repository));
             }
             repository
         }
     };
     store.write(|tx| tx.set_meta(REPOSITORY_ID, &repository.id().to_string()))?;
     Ok(repository.with_scratch_dir(&config.state_dir))
+}
+
+/// Why a repository of another id than the state's is not used.
+pub(crate) fn other_repository(found: &Repository) -> Error {
+    Error::new(
+        ErrorKind::Refused,
+        format!("the repository `{}` is not the one this state directory belongs to", found.url()),
+    )
+    .hint("Set repository_url to the former one, or begin with a new state_dir.")
 }
 
 /// Makes the first token. It is kept as a digest; itself it lies in a file that only this user reads, and is shown once

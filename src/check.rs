@@ -5,17 +5,21 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::agent::check::{Problem, inspect};
-use crate::appliance::{repository_settings, tools};
+use crate::appliance::{REPOSITORY_ID, other_repository, repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
 use crate::datastore::mariadb::program_version;
 use crate::domain::instance::{Control, Server};
 use crate::error::{Error, ErrorKind, io_error};
 use crate::repository::Repository;
+use crate::repository::codec::Codec;
+use crate::storage::{self, probe};
+use crate::store::Store;
 
 /// Prints what was found; `Refused` when something stands in the way.
 pub(crate) fn run(check: &cli::Check) -> Result<(), Error> {
@@ -82,13 +86,82 @@ fn check_host(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Proble
             }),
         }
     }
-    match Repository::open_existing(&config.repository_url, &repository_settings(config)) {
-        Ok(repository) => fine.push(format!("The repository {} can be read.", repository.url())),
-        Err(err) if err.kind() == ErrorKind::NotFound || err.kind() == ErrorKind::Unavailable => {
-            fine.push(format!("The repository {} is made at the first start.", config.repository_url));
+    check_encryption(config, fine, problems);
+    check_repository(config, fine, problems);
+}
+
+/// Looks into the repository and tries what it needs of its store. A folder that is not there is not made by a check.
+fn check_repository(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    let (url, settings) = (&config.repository_url, repository_settings(config));
+    let store = match storage::open_existing(url, &settings.access) {
+        Ok(store) => store,
+        Err(err) if err.kind() == ErrorKind::Unavailable && url.starts_with("file:") => {
+            fine.push(format!("The repository {url} is made at the first start."));
+            return;
         }
-        Err(err) => problems
-            .push(Problem { what: err.message(), mend: err.hint_text().unwrap_or("Set repository_url.").to_owned() }),
+        Err(err) => return problems.push(problem_of(&err)),
+    };
+    let looked = Repository::look(Arc::clone(&store), &settings).and_then(|found| {
+        let id = Store::peek_meta(&config.state_dir, REPOSITORY_ID)?;
+        match (&found, id) {
+            (Some(repository), Some(id)) if repository.id().to_string() != id => Err(other_repository(repository)),
+            (None, Some(_)) => Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "`{}` is empty, but the state in `{}` belongs to a repository",
+                    store.url(),
+                    config.state_dir.display()
+                ),
+            )
+            .hint("Set repository_url to the former one, or begin with a new state_dir.")),
+            _ => Ok(found),
+        }
+    });
+    match looked {
+        Ok(Some(repository)) => fine.push(format!("The repository {} can be read.", repository.url())),
+        Ok(None) => {
+            fine.push(format!("There is no repository in {} yet; it is begun at the first start.", store.url()))
+        }
+        Err(err) => problems.push(problem_of(&err)),
+    }
+    let findings = probe::probe(store.as_ref());
+    fine.extend(findings.fine);
+    problems.extend(findings.faults.iter().map(problem_of));
+}
+
+fn problem_of(err: &Error) -> Problem {
+    Problem { what: err.message(), mend: err.hint_text().unwrap_or("Set repository_url.").to_owned() }
+}
+
+/// Whether what is stored is encrypted, and whether it can be read again on this host.
+fn check_encryption(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    let found = Codec::new(&repository_settings(config)).and_then(|codec| Ok((codec.identities()?, codec)));
+    let (identities, codec) = match found {
+        Ok(found) => found,
+        Err(err) => return problems.push(problem_of(&err)),
+    };
+    let recipients = codec.recipients();
+    fine.push(match recipients.len() {
+        0 => "What is stored from now on is not encrypted (repository.encrypt_to is empty).".to_owned(),
+        count => format!("What is stored from now on is encrypted to {count} recipients."),
+    });
+    if identities.is_empty() {
+        if !recipients.is_empty() {
+            let what = "No identity is on this host: it backs up and ships, and cannot recover without \
+                        repository.identity_file.";
+            fine.push(what.to_owned());
+        }
+    } else if recipients.is_empty() || identities.iter().any(|identity| recipients.contains(identity)) {
+        fine.push(format!("The identity of {} is on this host.", identities.join(", ")));
+    } else {
+        problems.push(Problem {
+            what: format!(
+                "the identity on this host is that of {} and opens nothing that is stored from now on",
+                identities.join(", ")
+            ),
+            mend: "Add its public key to repository.encrypt_to, or the identity of a recipient to identity_file."
+                .to_owned(),
+        });
     }
 }
 

@@ -19,6 +19,7 @@ mod credentials;
 pub(crate) mod faulty;
 mod http;
 pub(crate) mod local;
+pub(crate) mod probe;
 mod resume;
 mod retry;
 mod s3;
@@ -67,13 +68,11 @@ pub(crate) trait ObjectStore: Send + Sync {
         keys.iter().try_for_each(|key| self.delete(key))
     }
     /// The store's clock, `None` when it has none of its own.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for `coffer check` of the repository"))]
     fn clock(&self) -> Result<Option<Timestamp>, Error> {
         Ok(None)
     }
     /// Whether the store was seen to refuse overwriting when asked to, by a try at `scratch_key`, which is gone
     /// afterwards. If it does, `put` asks from then on, as a second guard; never as a lock. `None`: no such feature.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for `coffer check` of the repository"))]
     fn creates_conditionally(&self, _scratch_key: &str) -> Result<Option<bool>, Error> {
         Ok(None)
     }

@@ -103,6 +103,17 @@ impl Store {
         Ok(Store { shared: Arc::new(shared) })
     }
 
+    /// A fact of the state in `dir`, looked up without changing anything; `None` also when there is no state. For a look
+    /// from outside while an appliance may run, perhaps of another version.
+    pub(crate) fn peek_meta(dir: &Path, key: &str) -> Result<Option<String>, Error> {
+        let path = dir.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|err| sql::name_file(err, &path))?;
+        Db { connection: &connection }.meta(key).map_err(|err| sql::name_file(err, &path))
+    }
+
     /// Looks at one consistent snapshot.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Db<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let reader = self.borrow_reader()?;
