@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, guard_path};
-use crate::agent::{Context, backup, instances, recovery};
+use crate::agent::{Context, backup, instances, recovery, verify};
 use crate::domain::id::InstanceId;
 use crate::domain::recovery::RecoveryState;
 use crate::domain::task::{Task, TaskKind};
@@ -78,8 +78,8 @@ impl Crew {
     /// Hands the task to its instance's agent and waits for the outcome. `Interrupted` when the appliance stops first.
     pub(crate) fn carry_out(&self, task: &Task) -> Result<(), Error> {
         match self.post(task.instance) {
-            // Deleted in an earlier life, which did not live to say so.
-            Err(err) if err.kind() == ErrorKind::NotFound && task.kind == TaskKind::DeleteInstance => return Ok(()),
+            // Deleted in an earlier life, which did not live to say so, or while this task gave way to that.
+            Err(err) if err.kind() == ErrorKind::NotFound && is_done_by_a_deletion(&task.kind) => return Ok(()),
             posted => posted?,
         }
         let calls = self.with_post(task.instance, |post| post.calls.clone())?;
@@ -170,6 +170,10 @@ impl Crew {
     }
 }
 
+fn is_done_by_a_deletion(kind: &TaskKind) -> bool {
+    *kind == TaskKind::DeleteInstance || kind.gives_way()
+}
+
 fn end(post: Post) {
     let Post { calls, stops, threads, .. } = post;
     drop(calls);
@@ -226,6 +230,7 @@ impl Agent {
                 recovery::do_undo(context, &self.shipper, &self.supervisor, task, *recovery)
             }
             TaskKind::ReleaseRecovery { recovery } => recovery::do_release(context, *recovery),
+            TaskKind::VerifyBackup { .. } | TaskKind::VerifyInstance { .. } => verify::do_verify(context, task),
         }
     }
 }

@@ -59,6 +59,18 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "repository",
+        "verify_hours",
+        Value::Default("24"),
+        "How often stored objects are read again and compared with their digests, up to 8784; 0 for never.",
+    ),
+    key(
+        "repository",
+        "verify_slices",
+        Value::Default("7"),
+        "Each time one of so many slices is read, 1 to 1000: with 24 hours and 7 slices every object once a week.",
+    ),
+    key(
+        "repository",
         "compression",
         Value::Default("\"zstd\""),
         "zstd or gzip, for what is stored from now on. Gzip takes several times the processor time.",
