@@ -12,7 +12,7 @@
 //! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.<form>` | a part of a backup; `sha16` of the stored bytes |
 //! | `instances/<instance>/backups/<backup>/manifest.json` | the backup's manifest (sealed JSON) |
 //!
-//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number, from 1, 6. `form` is `zst` or
+//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number 8. `form` is `zst` or
 //! `gz`, with `.age` behind it when the object is encrypted. What stands in front of `-<sha16>` is the object's *name*.
 //!
 //! **Sealed JSON** is an object whose last member is `seal`, the digest of the text with that member and its comma cut
