@@ -27,7 +27,8 @@
 //!
 //! Nothing follows behind a payload's end.
 //!
-//! **A part** is its payload. The output of the backup tool is cut every 8 MiB; each piece is a part. The manifest names the
+//! **A part** is its payload. The output of the backup tool is cut into pieces of up to 8 MiB; each is a part, and
+//! their numbers grow. The manifest names the
 //! parts in order, with sizes and the digests of what is stored, and says how they are made and whose identities open
 //! them (`compression`, `encrypted_to`). It is written last: without it there is no backup, and deleting a backup deletes
 //! it first.
