@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::agent::crew::Crew;
 use crate::agent::planning::AgentPlanning;
+use crate::agent::verify::schedule::Schedule;
 use crate::agent::{Context, Settings};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::{self, Config};
@@ -79,6 +80,10 @@ impl Appliance {
                 poll: config.shipping.poll,
                 chunk_bytes_max: config.shipping.chunk_bytes_max,
                 undo_window: config.recovery.undo_window,
+                verification: config
+                    .repository
+                    .verification
+                    .map(|verification| Schedule { every: verification.every, slices: verification.slices }),
             },
             bell: bell.clone(),
             stopping: Arc::clone(&stopping),

@@ -235,7 +235,7 @@ client_command! {
     }
 }
 
-/// list, show, create or delete backups
+/// list, show, create, verify or delete backups
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "backup")]
 pub(crate) struct Backup {
@@ -249,6 +249,7 @@ pub(crate) enum BackupAction {
     List(BackupList),
     Show(BackupShow),
     Create(BackupCreate),
+    Verify(BackupVerify),
     Delete(BackupDelete),
 }
 
@@ -285,6 +286,26 @@ client_command! {
         /// words to find it again by
         #[argh(option, arg_name = "TEXT")]
         description: Option<String>,
+        /// return at once
+        #[argh(switch)]
+        no_wait: bool,
+    }
+}
+
+client_command! {
+    /// read stored objects again, every byte, and say which are not what was stored
+    #[argh(subcommand, name = "verify")]
+    #[argh(note = "A backup is verified with the binlog that a recovery from it may need. Exits with 1 when anything is bad, and names it and what depends on it. Nobody waits for it: it leaves off while the instance is backed up or recovered.")]
+    struct BackupVerify {
+        /// id of a backup, its first characters, or name
+        #[argh(positional)]
+        backup: Option<String>,
+        /// instead of one backup everything that this instance has stored
+        #[argh(option, arg_name = "NAME")]
+        instance: Option<String>,
+        /// only a share of the objects: 2/7 is the second of seven
+        #[argh(option, arg_name = "N/T")]
+        slice: Option<String>,
         /// return at once
         #[argh(switch)]
         no_wait: bool,
@@ -529,6 +550,8 @@ mod tests {
             "backup list shop",
             "backup show 1234",
             "backup create shop --name nightly",
+            "backup verify 1234 --slice 2/7 --no-wait",
+            "backup verify --instance shop",
             "backup delete 1234",
             "recover shop --backup 1234",
             "recover shop --to 2026-01-01T00:00:00Z --plan",

@@ -25,6 +25,10 @@ const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 const TENANT_DEFAULT: &str = "appliance";
 const CREDENTIALS_FILE: &str = "credentials.toml";
 const BANDWIDTH: RangeInclusive<u64> = 64 << 10..=1 << 40;
+const VERIFY_HOURS_DEFAULT: u64 = 24;
+const VERIFY_HOURS: RangeInclusive<u64> = 0..=24 * 366;
+const VERIFY_SLICES_DEFAULT: u64 = 7;
+const VERIFY_SLICES: RangeInclusive<u64> = 1..=1000;
 const TRANSFERS_DEFAULT: u64 = 4;
 const TRANSFERS: RangeInclusive<u64> = 1..=16;
 const WORKERS_DEFAULT: u64 = 2;
@@ -59,6 +63,8 @@ struct RawRepository {
     credentials_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     bandwidth_bytes_per_second: Option<u64>,
+    verify_hours: Option<u64>,
+    verify_slices: Option<u64>,
     compression: Option<String>,
     encrypt_to: Vec<String>,
     identity_file: Option<PathBuf>,
@@ -124,12 +130,22 @@ pub(crate) struct Repository {
     pub(crate) credentials_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) bandwidth: Option<u64>,
+    /// Absent: only when somebody asks.
+    pub(crate) verification: Option<Verification>,
     pub(crate) compression: Compression,
     /// Public keys, as typed.
     pub(crate) encrypt_to: Vec<String>,
     pub(crate) identity: Identity,
     /// Objects that one backup or one restore has on their way at a time.
     pub(crate) transfers: usize,
+}
+
+/// How often stored objects are read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verification {
+    pub(crate) every: Duration,
+    /// Each time one of so many slices is read.
+    pub(crate) slices: u32,
 }
 
 /// Where the secret is that opens what is encrypted.
@@ -216,7 +232,7 @@ impl Config {
             Some(url) => {
                 return Err(source
                     .wrong("", "repository_url", format!("`{url}` is not a URL"))
-                    .hint("Write file:///directory for a folder."));
+                    .hint("Write file:///directory for a folder, or s3://bucket/prefix or swift://container/prefix."));
             }
             None => format!("file://{}/repository", state_dir.display()),
         };
@@ -245,6 +261,10 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
     let bandwidth = bandwidth
         .map(|bytes| source.number(SECTION, "bandwidth_bytes_per_second", Some(bytes), bytes, BANDWIDTH))
         .transpose()?;
+    let hours = source.number(SECTION, "verify_hours", raw.verify_hours, VERIFY_HOURS_DEFAULT, VERIFY_HOURS)?;
+    let slices = source.number(SECTION, "verify_slices", raw.verify_slices, VERIFY_SLICES_DEFAULT, VERIFY_SLICES)?;
+    let verification = (hours > 0)
+        .then(|| Verification { every: Duration::from_secs(hours * 3600), slices: u32::try_from(slices).unwrap_or(1) });
     let transfers = source.number(SECTION, "transfers", raw.transfers, TRANSFERS_DEFAULT, TRANSFERS)?;
     let compression = match raw.compression.as_deref() {
         None => Compression::default(),
@@ -271,6 +291,7 @@ fn repository(source: &Source<'_>, raw: RawRepository, state_dir: &Path) -> Resu
         compression,
         encrypt_to,
         identity,
+        verification,
         transfers: usize::try_from(transfers).unwrap_or(1),
     })
 }

@@ -91,6 +91,12 @@ function trouble(instance, newestBackup) {
   // While something is under way, shipping may rest and a new instance has nothing to ship yet.
   const shipping = ["ACTIVE", "BACKUP"].includes(instance.status) ? instance.shipping || {} : {};
   if (shipping.message) return { weight: "trouble", text: sentence(shipping.message) };
+  const verification = instance.verification || {};
+  const bad = (verification.bad || [])[0];
+  if (bad) {
+    const others = verification.bad_objects > 1 ? ` (and ${number(verification.bad_objects - 1)} more)` : "";
+    return { weight: "trouble", text: `${sentence(`the stored ${bad.kind} \`${bad.object}\` is bad${others}: ${bad.reason}`)} On it depends ${bad.depends}. ${bad.remedy}` };
+  }
   const window = instance.recoverable;
   if (instance.status === "ACTIVE" && !(window && window.earliest)) {
     return { weight: "notice", text: `There is no backup, so nothing can be brought back. Make one: \`coffer backup create ${instance.name}\`` };
@@ -122,7 +128,16 @@ function shippedText(shipping) {
   return shipping.message ? `${to}, there is no binlog to read on` : `${to}, nothing waits`;
 }
 
-const STATUS_TONES = { ACTIVE: "good", COMPLETED: "good", ERROR: "bad", FAILED: "bad", DELETE_FAILED: "bad", PAUSED: "warn" };
+// When what is stored was last read again, and how much of it.
+function verifiedText(verification) {
+  const objects = Number(verification.objects) || 0;
+  if (!verification.last_verified) return [objects > 0 ? `in part, ${number(objects)} objects` : "never"];
+  const bad = Number(verification.bad_objects) || 0;
+  const found = bad > 0 ? el("span", { class: "bad" }, `${number(bad)} bad`) : "each is what was stored";
+  return [time(verification.last_verified), `; ${number(objects)} objects read again since `, time(verification.oldest_verified), ", ", found];
+}
+
+const STATUS_TONES = { OK: "good", BAD: "bad", ACTIVE: "good", COMPLETED: "good", ERROR: "bad", FAILED: "bad", DELETE_FAILED: "bad", PAUSED: "warn" };
 // Text in which `...` is what somebody types or looks up.
 function prose(text) {
   return String(text).split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
@@ -165,6 +180,7 @@ function instanceCard(instance, wrong, isAwaiting) {
   if (shipping) {
     fact(facts, "Shipped", shippedText(shipping), shipping.shipped_to ? el("span", { class: "local" }, ` (${shipping.shipped_to})`) : "");
   }
+  fact(facts, "Last verified", ...verifiedText(instance.verification || {}));
   if (instance.timeline) fact(facts, "Timeline", `number ${instance.timeline.number}`);
   card.append(facts);
   if (instance.task) card.append(progressLine(String(instance.task.kind || "task").replaceAll("_", " "), instance.task));
@@ -175,7 +191,9 @@ function backupRow(backup, names) {
   const end = backup.end || {};
   const status = el("td", {}, badge(backup.status));
   if (backup.fault && backup.fault.message) status.append(el("div", { class: "bad" }, ...prose(sentence(backup.fault.message))));
-  return el("tr", {}, el("td", {}, backup.name || backup.id), el("td", {}, names.get(backup.instance_id) || "(deleted)"), status,
+  const verified = el("td", { class: "when" }, badge(backup.verification));
+  if (backup.verified_at) verified.append(" ", time(backup.verified_at));
+  return el("tr", {}, el("td", {}, backup.name || backup.id), el("td", {}, names.get(backup.instance_id) || "(deleted)"), status, verified,
     el("td", { class: "number" }, bytes(backup.raw_bytes)), el("td", { class: "number" }, bytes(backup.stored_bytes)),
     el("td", { class: "when" }, time(end.commit_time)));
 }

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, guard_path};
-use crate::agent::{Context, backup, instances, recovery};
+use crate::agent::{Context, backup, instances, recovery, verify};
 use crate::domain::id::InstanceId;
 use crate::domain::recovery::RecoveryState;
 use crate::domain::task::{Task, TaskKind};
@@ -78,8 +78,8 @@ impl Crew {
     /// Hands the task to its instance's agent and waits for the outcome. `Interrupted` when the appliance stops first.
     pub(crate) fn carry_out(&self, task: &Task) -> Result<(), Error> {
         match self.post(task.instance) {
-            // Deleted in an earlier life, which did not live to say so.
-            Err(err) if err.kind() == ErrorKind::NotFound && task.kind == TaskKind::DeleteInstance => return Ok(()),
+            // Deleted in an earlier life, which did not live to say so, or while this task gave way to that.
+            Err(err) if err.kind() == ErrorKind::NotFound && is_done_by_a_deletion(&task.kind) => return Ok(()),
             posted => posted?,
         }
         let calls = self.with_post(task.instance, |post| post.calls.clone())?;
@@ -140,6 +140,7 @@ impl Crew {
         let supervisor = Arc::new(Supervisor::new(&self.context, id));
         let (calls, inbox) = bounded::<Call>(4);
         let (stop_shipper, shipper_stopped) = bounded::<()>(0);
+        let (stop_watch, watch_stopped) = bounded::<()>(0);
         let (stop_supervisor, supervisor_stopped) = bounded::<()>(0);
         let short = id.to_string().chars().take(8).collect::<String>();
         let threads = vec![
@@ -155,14 +156,22 @@ impl Crew {
                 let shipper = Arc::clone(&shipper);
                 move || shipper.run(&shipper_stopped)
             })?,
+            spawn(format!("lag-{short}"), {
+                let shipper = Arc::clone(&shipper);
+                move || shipper.watch(&watch_stopped)
+            })?,
             spawn(format!("watch-{short}"), {
                 let supervisor = Arc::clone(&supervisor);
                 move || supervisor.run(&supervisor_stopped)
             })?,
         ];
-        posts.insert(id, Post { shipper, calls, stops: vec![stop_shipper, stop_supervisor], threads });
+        posts.insert(id, Post { shipper, calls, stops: vec![stop_shipper, stop_watch, stop_supervisor], threads });
         Ok(())
     }
+}
+
+fn is_done_by_a_deletion(kind: &TaskKind) -> bool {
+    *kind == TaskKind::DeleteInstance || kind.gives_way()
 }
 
 fn end(post: Post) {
@@ -221,6 +230,7 @@ impl Agent {
                 recovery::do_undo(context, &self.shipper, &self.supervisor, task, *recovery)
             }
             TaskKind::ReleaseRecovery { recovery } => recovery::do_release(context, *recovery),
+            TaskKind::VerifyBackup { .. } | TaskKind::VerifyInstance { .. } => verify::do_verify(context, task),
         }
     }
 }

@@ -13,12 +13,14 @@ pub(crate) mod planning;
 pub(crate) mod recovery;
 pub(crate) mod ship;
 pub(crate) mod supervisor;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::agent::verify::schedule::Schedule;
 use crate::clock;
 use crate::datastore::Tools;
 use crate::domain::backup::{Backup, BackupStatus};
@@ -51,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) chunk_bytes_max: u64,
     /// How long the data from before a recovery is kept.
     pub(crate) undo_window: Duration,
+    /// When stored objects are read again without anybody asking; absent: never.
+    pub(crate) verification: Option<Schedule>,
 }
 
 impl Context {

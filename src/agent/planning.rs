@@ -13,6 +13,7 @@ use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
 use crate::domain::transaction::Transaction;
+use crate::domain::verification::Damage;
 use crate::error::{Error, ErrorKind};
 use crate::recovery::plan::{ChunkSource, Facts, Rates, plan_recovery};
 use crate::recovery::transactions::list_transactions;
@@ -115,6 +116,7 @@ impl Planning for AgentPlanning {
         let instance = self.context.store.read(|db| db.instance(id))?;
         let timelines = self.context.store.read(|db| db.timelines(id))?;
         let backups = self.context.store.read(|db| db.backups(None))?;
+        let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
         let source = Source { context: &self.context, instance: id, kept: Mutex::default() };
         let facts = Facts {
             instance: id,
@@ -122,6 +124,7 @@ impl Planning for AgentPlanning {
             timelines: &timelines,
             backups: &backups,
             source: &source,
+            damage: &damage,
             server_version: &instance.version,
             free_disk_bytes: free_bytes(&instance.server.work_dir),
             busy: None,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::agent::expiry::{release_expired, retry_first_backup};
+use crate::agent::verify::schedule::cast_scheduled;
 use crate::agent::{Context, fault_of};
 use crate::clock::{self, Stopwatch};
 use crate::datastore::sql::Sql;
@@ -24,7 +25,7 @@ use crate::process::ProcessHandle;
 
 /// How often the server is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often it is asked whether an undo window has ended.
+/// How often it is asked what time has brought.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// A server that fails to start is tried again after this, and after twice as long each time ...
 const RETRY_FIRST: Duration = Duration::from_secs(2);
@@ -58,7 +59,8 @@ impl Supervisor {
                 looked_for_expired = Some(Stopwatch::start());
                 let now = clock::now();
                 let tended = release_expired(&self.context, self.instance, now)
-                    .and_then(|()| retry_first_backup(&self.context, self.instance, now));
+                    .and_then(|()| retry_first_backup(&self.context, self.instance, now))
+                    .and_then(|()| cast_scheduled(&self.context, self.instance, now));
                 if let Err(err) = tended {
                     logging::warn("watch", format!("instance {}: {err}", self.instance));
                 }

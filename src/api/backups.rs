@@ -8,6 +8,7 @@ use crate::api::instances;
 use crate::api::router::Router;
 use crate::api::views::{self, Object};
 use crate::domain::id::{BackupId, InstanceId};
+use crate::domain::verification::{Slice, VerificationRun};
 use crate::error::{Error, ErrorKind};
 use crate::service::{BackupPage, NewBackup};
 
@@ -54,6 +55,31 @@ pub(super) fn create(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
 pub(super) fn delete(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
     router.service.delete_backup(id(call)?)?;
     Ok(Reply::accepted())
+}
+
+/// As the actions of an instance.
+pub(super) fn action(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
+    let id = id(call)?;
+    let mut members = Members::of(call.request)?;
+    let slice = slice(&mut members)?;
+    members.end()?;
+    let Some(slice) = slice else {
+        return Err(Error::new(ErrorKind::InvalidInput, "the body names no action").hint("Send {\"verify\": {}}."));
+    };
+    Ok(begun(&router.service.verify_backup(id, slice)?))
+}
+
+/// What `{"verify": {"slice": "2/7"}}` asks for; without a slice it is everything.
+pub(super) fn slice(members: &mut Members) -> Result<Option<Slice>, Error> {
+    let Some(mut verify) = members.object("verify")? else { return Ok(None) };
+    let slice = verify.parsed("slice")?.unwrap_or(Slice::WHOLE);
+    verify.end()?;
+    Ok(Some(slice))
+}
+
+/// A verification that was cast.
+pub(super) fn begun(run: &VerificationRun) -> Reply {
+    Reply::json(202, &json!({ "verification": views::verification_run(run) }))
 }
 
 fn id(call: &Call<'_>) -> Result<BackupId, Error> {

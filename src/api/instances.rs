@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::backups;
 use crate::api::body::{Members, missing};
 use crate::api::call::{Call, Reply};
 use crate::api::router::Router;
@@ -79,19 +80,21 @@ pub(super) fn action(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
     let mut members = Members::of(call.request)?;
     let restart = members.take("restart").is_some();
     let reset = members.take("reset_status").is_some();
+    let verify = backups::slice(&mut members)?;
     for name in ["resize", "promote_to_replica_source", "eject_replica_source", "upgrade", "rebuild", "reboot"] {
         if members.take(name).is_some() {
             return Err(Error::new(ErrorKind::Unsupported, format!("the action `{name}` is not offered"))
-                .hint("The actions are restart and reset_status."));
+                .hint("The actions are restart, reset_status and verify."));
         }
     }
     members.end()?;
-    match (restart, reset) {
-        (true, false) => router.service.restart_instance(id)?,
-        (false, true) => router.service.reset_instance_status(id)?,
+    match (restart, reset, verify) {
+        (true, false, None) => router.service.restart_instance(id)?,
+        (false, true, None) => router.service.reset_instance_status(id)?,
+        (false, false, Some(slice)) => return Ok(backups::begun(&router.service.verify_instance(id, slice)?)),
         _ => {
             return Err(Error::new(ErrorKind::InvalidInput, "the body names no action, or two at once")
-                .hint("Send {\"restart\": {}} or {\"reset_status\": {}}."));
+                .hint("Send {\"restart\": {}}, {\"reset_status\": {}} or {\"verify\": {}}."));
         }
     }
     Ok(Reply::accepted())

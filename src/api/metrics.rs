@@ -104,6 +104,20 @@ fn render(figures: &[InstanceFigures], counts: &BTreeMap<u16, u64>) -> String {
     family("coffer_binlog_chunks", "Chunks of binlog in the repository.", &|i| Some(i.totals.chunks.to_string()));
     family("coffer_binlog_stored_bytes", "Their size.", &|i| Some(i.totals.stored_bytes.to_string()));
     family("coffer_binlog_transactions", "Transactions in them.", &|i| Some(i.totals.transactions.to_string()));
+    family(
+        "coffer_verification_last_success_timestamp_seconds",
+        "When stored objects were last read again and none of them was bad, since 1970.",
+        &|i| i.view.verification.summary.last_success_at().map(|at| at.as_second().to_string()),
+    );
+    family("coffer_verification_oldest_seconds", "When the object read longest ago was read, since 1970.", &|i| {
+        i.view.verification.summary.oldest_verified_at.map(|at| at.as_second().to_string())
+    });
+    family("coffer_verified_objects", "Stored objects that were read again at least once.", &|i| {
+        Some(i.view.verification.summary.objects.to_string())
+    });
+    family("coffer_bad_objects", "Stored objects that are damaged or gone.", &|i| {
+        Some(i.view.verification.summary.bad_objects.to_string())
+    });
     text.family("coffer_backups", "gauge", "Backups, by status.");
     for instance in figures {
         let name = instance.view.instance.name.as_str();

@@ -108,7 +108,14 @@ fn body_of(route: &Route) -> Option<Value> {
                 "stop": {"type": "array", "items": text()},
             })),
         }))}))),
-        ("POST", "action") => Some(object(json!({"restart": object(json!({})), "reset_status": object(json!({}))}))),
+        ("POST", "action") => {
+            let verify = object(json!({"slice": {"type": "string", "pattern": "^[0-9]+/[0-9]+$"}}));
+            if route.path.contains("{backup_id}") {
+                return Some(object(json!({"verify": verify})));
+            }
+            let nothing = object(json!({}));
+            Some(object(json!({"restart": nothing, "reset_status": nothing, "verify": verify})))
+        }
         ("POST", "backups") => Some(object(json!({"backup": object(json!({
             "name": text(), "instance": text(), "description": text(),
         }))}))),

@@ -223,6 +223,12 @@ fn bad_bodies_are_400_naming_the_member_and_the_remedy() {
         ),
         ((format!("/v1.0/appliance/instances/{id}/action"), "{}".to_owned()), "no action"),
         ((format!("/v1.0/appliance/instances/{id}/action"), "{\"stop\":{}}".to_owned()), "`stop`"),
+        (
+            (format!("/v1.0/appliance/instances/{id}/action"), "{\"verify\":{\"slice\":\"8/7\"}}".to_owned()),
+            "`verify.slice`",
+        ),
+        ((format!("/v1.0/appliance/instances/{id}/action"), "{\"verify\":{\"all\":1}}".to_owned()), "`verify.all`"),
+        ((format!("/v1.0/appliance/backups/{other}/action"), "{}".to_owned()), "no action"),
     ] {
         let mut request = request("POST", &path, &body);
         request.content_type = Some("application/json; charset=utf-8".to_owned());
@@ -237,6 +243,28 @@ fn bad_bodies_are_400_naming_the_member_and_the_remedy() {
     }
     assert!(rig.bench.service.recoveries(id).unwrap().is_empty());
     assert_eq!(rig.bench.service.instances().unwrap().len(), 1);
+}
+
+#[test]
+fn a_verification_is_asked_for_as_an_action_and_what_it_finds_stands_in_the_views() {
+    let rig = rig();
+    let id = rig.bench.active("db1").id;
+    let backup = rig.bench.completed(id, "b1").id;
+    assert_eq!(rig.get(&format!("/backups/{backup}"))["backup"]["verification"], "NEVER");
+    let (status, answer) = rig.post(&format!("/backups/{backup}/action"), &json!({"verify": {"slice": "2/7"}}));
+    assert_eq!((status, &answer["verification"]["slice"]), (202, &json!("2/7")), "{answer}");
+    let (status, answer) = rig.post(&format!("/instances/{id}/action"), &json!({"verify": {}}));
+    assert_eq!((status, &answer["verification"]["slice"]), (202, &json!("1/1")), "{answer}");
+    let view = rig.get(&format!("/instances/{id}"))["instance"].clone();
+    assert_eq!(view["operating_status"], "HEALTHY", "a verification changes nothing for the server");
+    assert_eq!(view["verification"]["run"]["task"], answer["verification"]["task"]);
+    let view = rig.get(&format!("/backups/{backup}"))["backup"].clone();
+    assert_eq!(
+        (&view["task"]["kind"], &view["task"]["id"]),
+        (&json!("verify_backup"), &view["verification_run"]["task"])
+    );
+    no_nulls(&view, "/backup");
+    assert_eq!(rig.post(&format!("/backups/{}/action", Bench::nobody()), &json!({"verify": {}})).0, 404);
 }
 
 #[test]

@@ -13,7 +13,10 @@ use crate::domain::backup::Backup;
 use crate::domain::instance::{Fault, Instance, InstanceStatus};
 use crate::domain::shipping::ShippingStatus;
 use crate::domain::task::{Progress, Task};
-use crate::service::{BackupView, Hole, InstanceView, Recoverable, status_name, task_name, time};
+use crate::domain::verification::VerificationRun;
+use crate::service::{
+    BackupView, BadView, Hole, InstanceView, Recoverable, VerificationView, status_name, task_name, time,
+};
 
 /// An object under construction.
 #[derive(Default)]
@@ -67,6 +70,7 @@ pub(super) fn instance(view: &InstanceView) -> Value {
         .with_some("shipping", view.shipping.as_ref().map(shipping))
         .with_some("task", view.task.as_ref().map(task))
         .with_some("recovery", view.recovery.as_ref().map(|r| json!({"id": r.id, "state": r.state.name()})))
+        .with("verification", verification(&view.verification))
         .with_some("fault", instance.fault.as_ref().map(fault))
         .into()
 }
@@ -74,7 +78,7 @@ pub(super) fn instance(view: &InstanceView) -> Value {
 /// Trove's word for the server itself: empty while a task runs or the server is not known to be well.
 fn operating_status(view: &InstanceView) -> &'static str {
     match view.instance.status {
-        InstanceStatus::Active if view.task.is_none() => "HEALTHY",
+        InstanceStatus::Active if view.task.as_ref().is_none_or(|task| task.kind.gives_way()) => "HEALTHY",
         InstanceStatus::Error => "ERROR",
         InstanceStatus::Active | InstanceStatus::Build | InstanceStatus::Backup | InstanceStatus::Shutdown => "",
     }
@@ -116,6 +120,49 @@ fn shipping(status: &ShippingStatus) -> Value {
         .with("lag_seconds", lag_seconds(status, clock::now()))
         .with("message", status.message.as_str())
         .with("looked_at", status.looked_at.to_string())
+        .into()
+}
+
+fn verification(view: &VerificationView) -> Value {
+    let summary = &view.summary;
+    let bad: Vec<Value> = view.bad.iter().map(bad_object).collect();
+    Object::default()
+        .with_some("last_verified", summary.last_ended_at().map(|at| at.to_string()))
+        .with_some("oldest_verified", summary.oldest_verified_at.map(|at| at.to_string()))
+        .with("objects", summary.objects)
+        .with("stored_bytes", summary.stored_bytes)
+        .with("bad_objects", summary.bad_objects)
+        .with("bad", bad)
+        .with_some("run", summary.asked.as_ref().map(verification_run))
+        .with_some("scheduled_run", summary.scheduled.as_ref().map(verification_run))
+        .into()
+}
+
+fn bad_object(bad: &BadView) -> Value {
+    let object = &bad.object;
+    Object::default()
+        .with("object", object.key.as_str())
+        .with("kind", object.place.noun())
+        .with("reason", object.reason.as_str())
+        .with("found", object.found_at.to_string())
+        .with("depends", bad.consequence.depends.as_str())
+        .with("remedy", bad.consequence.remedy.as_str())
+        .with_some("replacement", object.replacement.map(|backup| backup.to_string()))
+        .into()
+}
+
+pub(super) fn verification_run(run: &VerificationRun) -> Value {
+    Object::default()
+        .with("task", run.task.to_string())
+        .with("slice", run.slice.to_string())
+        .with("begun", run.begun_at.to_string())
+        .with_some("ended", run.ended_at.map(|at| at.to_string()))
+        .with("objects", run.objects)
+        .with("stored_bytes", run.stored_bytes)
+        .with("closed_objects", run.closed)
+        .with("bad_objects", run.bad)
+        .with("bad", run.bad_keys.as_slice())
+        .with_some("fault", run.fault.as_ref().map(fault))
         .into()
 }
 
@@ -179,6 +226,9 @@ pub(super) fn backup(view: &BackupView, tenant: &str) -> Value {
         .with("stored_bytes", backup.stored_bytes)
         .with_some("end", end)
         .with_some("checksum", backup.checksum.as_deref())
+        .with("verification", view.health.name())
+        .with_some("verified_at", view.health.verified_at().map(|at| at.to_string()))
+        .with_some("verification_run", view.verification.as_ref().map(verification_run))
         .with_some("fault", backup.fault.as_ref().map(fault))
         .with_some("task", view.task.as_ref().map(task))
         .into()

@@ -22,7 +22,8 @@ pub(super) fn list(client: &Client, wanted: &cli::BackupList) -> Result<(), Erro
             return Ok(vec!["No backups yet. `coffer backup create INSTANCE` makes one.".to_owned()]);
         }
         let names = instance_names(&client.api)?;
-        let mut table = render::Table::new(&["ID", "NAME", "INSTANCE", "STATUS", "DATA", "STORED", "HOLDS ALL UP TO"]);
+        let mut table =
+            render::Table::new(&["ID", "NAME", "INSTANCE", "STATUS", "VERIFIED", "DATA", "STORED", "HOLDS ALL UP TO"]);
         for backup in &backups {
             let name = names.iter().find(|instance| instance.id == backup.instance_id);
             table.row([
@@ -30,6 +31,7 @@ pub(super) fn list(client: &Client, wanted: &cli::BackupList) -> Result<(), Erro
                 render::shorten(&backup.name, 30),
                 name.map_or_else(|| render::short(&backup.instance_id), |instance| instance.name.clone()),
                 backup.status.clone(),
+                backup.verification.clone(),
                 render::bytes(backup.raw_bytes),
                 render::bytes(backup.stored_bytes),
                 client.time(backup.end.as_ref().and_then(|end| end.commit_time)),
@@ -122,6 +124,7 @@ fn print(client: &Client, answer: &Value) -> Result<(), Error> {
             ("GTID", end.gtid.unwrap_or_default()),
             ("manifest", backup.location.clone().unwrap_or_default()),
             ("SHA-256", backup.checksum.clone().unwrap_or_default()),
+            ("verified", verified_text(client, &backup)),
             ("running", backup.task.as_ref().map(instances::task_text).unwrap_or_default()),
             ("created", backup.created.map(|time| client.time(Some(time))).unwrap_or_default()),
         ]);
@@ -130,6 +133,13 @@ fn print(client: &Client, answer: &Value) -> Result<(), Error> {
         }
         Ok(lines)
     })
+}
+
+fn verified_text(client: &Client, backup: &Backup) -> String {
+    match backup.verified_at {
+        Some(at) => format!("{}, each object since {}", backup.verification, client.time(Some(at))),
+        None => backup.verification.clone(),
+    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,14 @@ pub(super) fn trouble(instance: &Instance) -> Option<String> {
     if let Some(message) = shipping.and_then(|shipping| shipping.message.as_deref()).filter(|text| !text.is_empty()) {
         return Some(sentence(message));
     }
+    if let Some(bad) = instance.verification.bad.first() {
+        let others = match instance.verification.bad_objects {
+            0 | 1 => String::new(),
+            count => format!(" (and {} more)", render::count(count - 1)),
+        };
+        let what = format!("the stored {} `{}` is bad{others}: {}", bad.kind, bad.object, bad.reason);
+        return Some(format!("{} On it depends {}. {}", sentence(&what), bad.depends, sentence(&bad.remedy)));
+    }
     if instance.status == "ACTIVE" && instance.recoverable.as_ref().is_none_or(|window| window.earliest.is_none()) {
         return Some(format!(
             "There is no backup, so nothing can be brought back. Make one: coffer backup create {}.",
@@ -114,6 +122,20 @@ pub(super) fn trouble(instance: &Instance) -> Option<String> {
             gap.reason, instance.name
         )
     })
+}
+
+/// When what is stored was last read again.
+pub(super) fn verified_text(client: &Client, instance: &Instance) -> String {
+    let verification = &instance.verification;
+    let Some(last) = verification.last_verified else {
+        return match verification.objects {
+            0 => "never".to_owned(),
+            objects => format!("in part: {}", render::counted(objects, "object")),
+        };
+    };
+    let oldest = verification.oldest_verified.map(|oldest| format!(", each since {}", client.time(Some(oldest))));
+    let objects = render::counted(verification.objects, "object");
+    format!("{}; {objects}{}", client.time(Some(last)), oldest.unwrap_or_default())
 }
 
 /// `replaying 12 000 of 250 580 transactions`.
@@ -211,6 +233,7 @@ fn describe(client: &Client, instance: &Instance) -> Vec<String> {
         ("timeline", instance.timeline.as_ref().map(|timeline| timeline.number.to_string()).unwrap_or_default()),
         ("recoverable", window_text),
         ("shipped", shipped.unwrap_or_default()),
+        ("last verified", verified_text(client, instance)),
         ("binlog position", shipping.shipped_to.unwrap_or_default()),
         ("running", instance.task.as_ref().map(task_text).unwrap_or_default()),
         ("created", instance.created.map(|created| client.time(Some(created))).unwrap_or_default()),
@@ -304,6 +327,18 @@ mod tests {
         assert_eq!(trouble(&instance(holed)), None);
         let begun = json!({"status": "BUILD", "shipping": {"message": "There are no binlog files to ship"}});
         assert_eq!(trouble(&instance(begun)), None);
+    }
+
+    #[test]
+    fn a_bad_object_is_told_with_what_depends_on_it_before_anything_that_follows_from_it() {
+        let bad = json!({"object": "a/part-1", "kind": "part", "reason": "it is gone",
+            "depends": "backup `b` and every recovery from it", "remedy": "Take a new backup now."});
+        let view = json!({"name": "shop", "status": "ACTIVE", "verification": {"bad_objects": 3, "bad": [bad]}});
+        assert_eq!(
+            trouble(&instance(view)).unwrap(),
+            "The stored part `a/part-1` is bad (and 2 more): it is gone. On it depends backup `b` and every recovery \
+             from it. Take a new backup now."
+        );
     }
 
     #[test]

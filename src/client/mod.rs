@@ -16,6 +16,7 @@ mod render;
 mod status;
 mod timelines;
 mod transactions;
+mod verifications;
 mod view;
 
 use jiff::tz::TimeZone;
@@ -42,6 +43,7 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
             BackupAction::List(list) => backups::list(&Client::new(&list.connection())?, &list),
             BackupAction::Show(show) => backups::show(&Client::new(&show.connection())?, &show),
             BackupAction::Create(create) => backups::create(&Client::new(&create.connection())?, &create),
+            BackupAction::Verify(verify) => verifications::verify(&Client::new(&verify.connection())?, &verify),
             BackupAction::Delete(delete) => backups::delete(&Client::new(&delete.connection())?, &delete),
         },
         Command::Recover(recover) => recoveries::recover(&Client::new(&recover.connection())?, &recover),

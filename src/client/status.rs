@@ -51,6 +51,9 @@ fn instance_lines(
     if let Some(shipping) = &instance.shipping {
         lines.push(format!("  shipped {}", instances::shipping_text(shipping, instance)));
     }
+    if window.earliest.is_some() || instance.verification.objects > 0 {
+        lines.push(format!("  last verified {}", instances::verified_text(client, instance)));
+    }
     lines.extend(instance.task.as_ref().map(|task| format!("  running: {}", instances::task_text(task))));
     if let Some(newest) = recoveries.first() {
         lines.push(format!(

@@ -56,9 +56,48 @@ pub(crate) struct Instance {
     pub(crate) timeline: Option<TimelineName>,
     pub(crate) recoverable: Option<Recoverable>,
     pub(crate) shipping: Option<Shipping>,
+    pub(crate) verification: Verification,
     pub(crate) task: Option<Task>,
     pub(crate) fault: Option<Fault>,
     pub(crate) created: Option<Moment>,
+}
+
+/// How the stored objects of an instance stand.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Verification {
+    pub(crate) last_verified: Option<Moment>,
+    pub(crate) oldest_verified: Option<Moment>,
+    pub(crate) objects: u64,
+    pub(crate) bad_objects: u64,
+    pub(crate) bad: Vec<BadObject>,
+    pub(crate) run: Option<VerificationRun>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct BadObject {
+    pub(crate) object: String,
+    pub(crate) kind: String,
+    pub(crate) reason: String,
+    pub(crate) depends: String,
+    pub(crate) remedy: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct VerificationRun {
+    pub(crate) task: String,
+    pub(crate) slice: String,
+    pub(crate) ended: Option<Moment>,
+    pub(crate) objects: u64,
+    pub(crate) stored_bytes: u64,
+    /// Of which only the stored bytes could be proven.
+    pub(crate) closed_objects: u64,
+    pub(crate) bad_objects: u64,
+    /// The first of them.
+    pub(crate) bad: Vec<String>,
+    pub(crate) fault: Option<Fault>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -150,6 +189,10 @@ pub(crate) struct Backup {
     pub(crate) raw_bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) checksum: Option<String>,
+    /// `OK`, `BAD` or `NEVER`.
+    pub(crate) verification: String,
+    pub(crate) verified_at: Option<Moment>,
+    pub(crate) verification_run: Option<VerificationRun>,
     pub(crate) end: Option<BackupEnd>,
     pub(crate) task: Option<Task>,
     pub(crate) fault: Option<Fault>,

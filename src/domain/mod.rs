@@ -13,3 +13,4 @@ pub(crate) mod target;
 pub(crate) mod task;
 pub(crate) mod timeline;
 pub(crate) mod transaction;
+pub(crate) mod verification;

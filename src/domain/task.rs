@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{BackupId, InstanceId, RecoveryId, TaskId};
+use crate::domain::verification::Slice;
 
 /// The wish. Kept as JSON in the task row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,24 @@ pub(crate) enum TaskKind {
         recovery: RecoveryId,
     },
     RestartInstance,
+    /// Read a backup again, and the binlog that a recovery from it may need.
+    VerifyBackup {
+        backup: BackupId,
+        slice: Slice,
+    },
+    /// Read everything again that the instance has stored.
+    VerifyInstance {
+        slice: Slice,
+        /// By schedule, not because somebody asked.
+        is_scheduled: bool,
+    },
+}
+
+impl TaskKind {
+    /// Whether it leaves off as soon as another task wants the instance or a worker, and goes on behind it.
+    pub(crate) fn gives_way(&self) -> bool {
+        matches!(self, TaskKind::VerifyBackup { .. } | TaskKind::VerifyInstance { .. })
+    }
 }
 
 /// In words, for the log.
@@ -51,6 +70,8 @@ impl fmt::Display for TaskKind {
             TaskKind::UndoRecovery { recovery } => write!(f, "undo recovery {recovery}"),
             TaskKind::ReleaseRecovery { recovery } => write!(f, "release recovery {recovery}"),
             TaskKind::RestartInstance => f.write_str("restart the server"),
+            TaskKind::VerifyBackup { backup, slice } => write!(f, "verify backup {backup} (slice {slice})"),
+            TaskKind::VerifyInstance { slice, .. } => write!(f, "verify the instance's objects (slice {slice})"),
         }
     }
 }

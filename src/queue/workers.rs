@@ -1,6 +1,7 @@
 //! The threads that carry tasks out.
 //!
-//! A task that returns `Interrupted` waits again; one that fails or panics is failed, and the worker lives on.
+//! A task that returns `Interrupted` waits again in its old place, one that returns `Busy` behind all others: it gives
+//! way. One that fails or panics is failed, and the worker lives on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -144,6 +145,7 @@ impl Worker {
         match &result {
             Ok(()) => logging::info(AREA, "done"),
             Err(err) if err.kind() == ErrorKind::Interrupted => logging::info(AREA, format!("interrupted: {err}")),
+            Err(err) if err.kind() == ErrorKind::Busy => logging::info(AREA, format!("gives way: {err}")),
             Err(err) => logging::error(AREA, format!("failed: {err}")),
         }
         self.record(task, &result);
@@ -161,6 +163,7 @@ impl Worker {
             let written = self.store.write(|tx| match result {
                 Ok(()) => tx.finish_task(task.id, Ok(())),
                 Err(err) if err.kind() == ErrorKind::Interrupted => tx.requeue(task.id),
+                Err(err) if err.kind() == ErrorKind::Busy => tx.defer(task.id),
                 Err(err) => tx.finish_task(task.id, Err(err.to_string())),
             });
             match written {
@@ -256,6 +259,31 @@ mod tests {
         wait_for(&store, &second, TaskState::Done);
         assert_eq!(*ran.lock().unwrap(), [beside.id, first.id, second.id]);
         assert!(workers.stop(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_task_that_gives_way_goes_on_behind_those_that_wait() {
+        let (_dir, store, bell) = open();
+        let shop = InstanceId::random();
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        let run: Run = {
+            let ran = Arc::clone(&ran);
+            Arc::new(move |task: &Task| {
+                let mut ran = ran.lock().unwrap();
+                ran.push(task.id);
+                match ran.len() {
+                    1 => Err(Error::new(ErrorKind::Busy, "something else waits")),
+                    _ => Ok(()),
+                }
+            })
+        };
+        let tasks: Vec<Task> = (0..3).map(|_| cast(&store, &bell, shop)).collect();
+        let workers = Workers::start(&store, &bell, 1, run).unwrap();
+        wait_for(&store, &tasks[0], TaskState::Done);
+        assert_eq!(*ran.lock().unwrap(), [tasks[0].id, tasks[1].id, tasks[2].id, tasks[0].id]);
+        let later = cast(&store, &bell, shop);
+        wait_for(&store, &later, TaskState::Done);
+        drop(workers);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Decisions of a recovery. Pure: no clock, disk or network; the agent does what is decided here.
 
+pub(crate) mod damage;
 pub(crate) mod plan;
 pub(crate) mod state;
 pub(crate) mod transactions;

@@ -11,23 +11,23 @@ use crate::domain::timeline::Timeline;
 use crate::error::{Error, ErrorKind};
 use crate::storage::Body;
 
-const TIMELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const TIMELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const SETTINGS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const LIST_PAGE: usize = 1000;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TimelineObject {
+pub(super) struct TimelineObject {
     format: u32,
-    timeline: Timeline,
+    pub(super) timeline: Timeline,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SettingsObject {
+pub(super) struct SettingsObject {
     format: u32,
-    created_at: Timestamp,
-    settings: Value,
+    pub(super) created_at: Timestamp,
+    pub(super) settings: Value,
 }
 
 impl Repository {
@@ -94,12 +94,7 @@ impl Repository {
     /// The newest settings, if there are any.
     pub(crate) fn settings(&self, instance: InstanceId) -> Result<Option<Value>, Error> {
         let Some(key) = self.keys(&layout::settings_prefix(instance))?.pop() else { return Ok(None) };
-        let object: SettingsObject = sealed::parse(self.fetch(&key, SETTINGS_BYTES_MAX)?, &self.location(&key))?;
-        let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
-        if expected != key {
-            return Err(self.corrupt(&key, "other settings lie in its place"));
-        }
-        Ok(Some(object.settings))
+        self.read_settings(instance, &key).map(Some)
     }
 
     /// Every instance the repository knows.

@@ -79,6 +79,7 @@ mod sealed;
 #[cfg(test)]
 mod transfer_tests;
 pub(crate) mod verify;
+mod verify_history;
 pub(crate) mod writer;
 
 /// The format this version writes, and the newest it reads.

@@ -21,7 +21,6 @@ pub(crate) enum Proof {
     Contents,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for verification"))]
 impl Repository {
     /// Reads the whole part. `Corrupt`, naming it, when it is not what the manifest says.
     pub(crate) fn verify_part(&self, part: &Part) -> Result<Proof, Error> {

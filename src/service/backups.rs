@@ -5,6 +5,7 @@ use crate::domain::backup::Backup;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::instance::InstanceStatus;
 use crate::domain::task::{Task, TaskKind};
+use crate::domain::verification::{BackupHealth, VerificationRun};
 use crate::error::{Error, ErrorKind};
 use crate::service::{Service, check_name, refuse_busy};
 use crate::store::Db;
@@ -17,11 +18,14 @@ pub(crate) struct NewBackup {
     pub(crate) description: String,
 }
 
-/// A backup and the task that makes it.
+/// A backup, the task that makes or verifies it, and what was found when it was read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BackupView {
     pub(crate) backup: Backup,
     pub(crate) task: Option<Task>,
+    pub(crate) health: BackupHealth,
+    /// The last time somebody had it verified.
+    pub(crate) verification: Option<VerificationRun>,
 }
 
 /// Some of the backups, the newest first.
@@ -121,13 +125,14 @@ pub(super) fn is_being_deleted(db: &Db<'_>, backup: &Backup) -> Result<bool, Err
 }
 
 fn view(db: &Db<'_>, backup: Backup) -> Result<BackupView, Error> {
-    let task = if backup.status.is_running() {
-        let creation = TaskKind::CreateBackup { backup: backup.id };
-        db.unfinished_tasks(backup.instance)?.into_iter().find(|task| task.kind == creation)
-    } else {
-        None
+    let id = backup.id;
+    let is_of_it = |kind: &TaskKind| match kind {
+        TaskKind::CreateBackup { backup } | TaskKind::VerifyBackup { backup, .. } => *backup == id,
+        _ => false,
     };
-    Ok(BackupView { backup, task })
+    let task = db.unfinished_tasks(backup.instance)?.into_iter().find(|task| is_of_it(&task.kind));
+    let verification = db.verification_run(&id.to_string(), false)?;
+    Ok(BackupView { task, health: db.backup_health(id)?, verification, backup })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::domain::shipping::ShippingStatus;
 use crate::domain::task::{Task, TaskKind, TaskState};
 use crate::domain::timeline::Timeline;
 use crate::error::{Error, ErrorKind};
+use crate::service::verifications::{self, VerificationView, good_backups};
 use crate::service::{Service, check_name, refuse_busy, status_name};
 use crate::store::{Db, Tx};
 
@@ -51,6 +52,7 @@ pub(crate) struct InstanceView {
     pub(crate) task: Option<Task>,
     /// The recovery under way.
     pub(crate) recovery: Option<Recovery>,
+    pub(crate) verification: VerificationView,
 }
 
 /// The stretch of time the instance can be recovered to.
@@ -294,15 +296,14 @@ pub(super) fn view(db: &Db<'_>, instance: Instance) -> Result<InstanceView, Erro
         recoverable: recoverable(db, id, shipping.as_ref())?,
         task: (running < unfinished.len()).then(|| unfinished.swap_remove(running)),
         recovery: db.unsettled_recovery(id)?,
+        verification: verifications::view(db, &instance)?,
         shipping,
         instance,
     })
 }
 
 fn recoverable(db: &Db<'_>, id: InstanceId, shipping: Option<&ShippingStatus>) -> Result<Option<Recoverable>, Error> {
-    let (Some(oldest), Some(newest)) = (db.oldest_completed_backup(id)?, db.newest_completed_backup(id)?) else {
-        return Ok(None);
-    };
+    let Some((oldest, newest)) = good_backups(db, id)? else { return Ok(None) };
     let (Some(oldest), Some(newest)) = (oldest.end, newest.end) else { return Ok(None) };
     let number = |timeline| -> Result<u32, Error> { Ok(db.timeline(timeline).map(|found| found.number).unwrap_or(0)) };
     let newest_at = (number(newest.at.timeline)?, newest.at.order());
@@ -319,6 +320,12 @@ fn recoverable(db: &Db<'_>, id: InstanceId, shipping: Option<&ShippingStatus>) -
         holes.push(Hole { chunk, is_open });
     }
     let gaps = holes;
+    for chunk in verifications::bad_chunks(db, id)? {
+        // As behind a hole: nothing that was shipped after it can be reached while no backup lies behind it.
+        if (number(chunk.facts.timeline)?, chunk.facts.ends_at().order()) > newest_at {
+            latest = latest.min(chunk.facts.clock_before.max(newest.clock));
+        }
+    }
     Ok(Some(Recoverable { earliest: oldest.clock, latest, gaps }))
 }
 

@@ -6,6 +6,7 @@ mod figures;
 mod history;
 mod instances;
 mod recoveries;
+mod verifications;
 
 #[cfg(test)]
 pub(crate) mod bench;
@@ -27,6 +28,7 @@ pub(crate) use crate::service::figures::InstanceFigures;
 pub(crate) use crate::service::history::TimelineView;
 pub(crate) use crate::service::instances::{Adoption, Hole, InstanceView, NewInstance, Recoverable, time};
 pub(crate) use crate::service::recoveries::{NewRecovery, RecoveryView};
+pub(crate) use crate::service::verifications::{BadView, VerificationView};
 
 /// What the use cases need to know of the configuration.
 #[derive(Debug, Clone)]
@@ -124,7 +126,8 @@ fn busy(instance: &Instance, why: &str) -> Error {
 
 /// Whether other tasks of the instance have to wait for this one's end.
 fn holds_instance(task: &Task) -> bool {
-    !matches!(task.kind, TaskKind::DeleteBackup { .. } | TaskKind::ReleaseRecovery { .. })
+    let is_aside = matches!(task.kind, TaskKind::DeleteBackup { .. } | TaskKind::ReleaseRecovery { .. });
+    !is_aside && !task.kind.gives_way()
 }
 
 /// A task for people.
@@ -139,6 +142,8 @@ pub(crate) fn task_name(kind: &TaskKind) -> &'static str {
         TaskKind::UndoRecovery { .. } => "undo_recovery",
         TaskKind::ReleaseRecovery { .. } => "release_recovery",
         TaskKind::RestartInstance => "restart_instance",
+        TaskKind::VerifyBackup { .. } => "verify_backup",
+        TaskKind::VerifyInstance { .. } => "verify_instance",
     }
 }
 

@@ -84,7 +84,9 @@ impl Tx<'_> {
         sql::must_exist(self.write_backup_row(statement, backup)?, "backup", backup.id)
     }
 
+    /// Forgets the backup, and what was found when its objects were read again.
     pub(crate) fn remove_backup(&self, id: BackupId) -> Result<(), Error> {
+        self.forget_verified(self.backup(id)?.instance, id)?;
         sql::must_exist(self.execute("DELETE FROM backups WHERE id = ?1", [id.to_string()])?, "backup", id)
     }
 

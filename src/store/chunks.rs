@@ -12,6 +12,10 @@ use crate::error::{Error, ErrorKind};
 
 const FROM: &str = "SELECT * FROM chunks WHERE timeline = ?1 AND (ordinal, end_position) > (?2, ?3)
     ORDER BY ordinal, end_position LIMIT ?4";
+const KEYS_FROM: &str = "SELECT key, ordinal, end_position, stored_bytes FROM chunks
+    WHERE timeline = ?1 AND (ordinal, end_position) > (?2, ?3) ORDER BY ordinal, end_position LIMIT ?4";
+const BYTES_FROM: &str = "SELECT coalesce(sum(stored_bytes), 0) AS stored_bytes FROM chunks
+    WHERE timeline = ?1 AND (ordinal, end_position) > (?2, ?3)";
 const BEFORE: &str = "SELECT * FROM chunks WHERE timeline = ?1 AND (ordinal, end_position) <= (?2, ?3)
     ORDER BY ordinal DESC, end_position DESC LIMIT ?4";
 const LAST: &str = "SELECT * FROM chunks WHERE timeline = ?1 ORDER BY ordinal DESC, end_position DESC LIMIT 1";
@@ -22,6 +26,16 @@ const BY_SEQUENCE: &str = "SELECT * FROM chunks WHERE sequence = ?1";
 const TOTALS: &str =
     "SELECT sum(chunks) AS chunks, sum(stored_bytes) AS stored_bytes, sum(transactions) AS transactions,
     min(first_commit) AS first_commit, max(last_commit) AS last_commit FROM chunk_totals WHERE instance = ?1";
+
+/// A chunk as far as reading it again needs: all of a million of them are gone through, and facts are long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChunkKey {
+    pub(crate) key: String,
+    pub(crate) ordinal: u32,
+    /// Where it ends in its binlog file.
+    pub(crate) end: u64,
+    pub(crate) stored_bytes: u64,
+}
 
 /// The sum of an instance's chunks, over all its timelines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +58,31 @@ impl Db<'_> {
         limit: usize,
     ) -> Result<Vec<Chunk>, Error> {
         self.list(FROM, params![timeline.to_string(), ordinal, sql::signed(position), sql::limit(limit)], read)
+    }
+
+    /// As `chunks_from`, without the facts.
+    pub(crate) fn chunk_keys_from(
+        &self,
+        timeline: TimelineId,
+        ordinal: u32,
+        position: u64,
+        limit: usize,
+    ) -> Result<Vec<ChunkKey>, Error> {
+        let place = params![timeline.to_string(), ordinal, sql::signed(position), sql::limit(limit)];
+        self.list(KEYS_FROM, place, |row| {
+            Ok(ChunkKey {
+                key: sql::column(row, "key")?,
+                ordinal: sql::column(row, "ordinal")?,
+                end: sql::unsigned(row, "end_position")?,
+                stored_bytes: sql::unsigned(row, "stored_bytes")?,
+            })
+        })
+    }
+
+    /// The size of the chunks of a timeline that end behind this place.
+    pub(crate) fn chunk_bytes_from(&self, timeline: TimelineId, ordinal: u32, position: u64) -> Result<u64, Error> {
+        let place = params![timeline.to_string(), ordinal, sql::signed(position)];
+        Ok(self.first(BYTES_FROM, place, |row| sql::unsigned(row, "stored_bytes"))?.unwrap_or(0))
     }
 
     /// The last chunk of a timeline that ends at this place or before it.

@@ -16,6 +16,7 @@ mod shipping;
 mod sql;
 mod tasks;
 mod timelines;
+mod verifications;
 
 use std::fs::OpenOptions;
 use std::ops::Deref;
@@ -26,7 +27,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-pub(crate) use chunks::ChunkTotals;
+pub(crate) use chunks::{ChunkKey, ChunkTotals};
+pub(crate) use verifications::News;
 
 use crate::error::{Error, ErrorKind, io_error};
 

@@ -34,6 +34,11 @@ impl Db<'_> {
         self.list(query, [instance.to_string()], read)
     }
 
+    /// The tasks that wait, of all instances, the oldest first.
+    pub(crate) fn queued_tasks(&self) -> Result<Vec<Task>, Error> {
+        self.list("SELECT * FROM tasks WHERE state = 'QUEUED' ORDER BY sequence", [], read)
+    }
+
     /// Whether `claim_task` would find one. A look costs no write transaction.
     pub(crate) fn has_claimable_task(&self) -> Result<bool, Error> {
         Ok(self.first(NEXT, [], |_| Ok(()))?.is_some())
@@ -108,6 +113,13 @@ impl Tx<'_> {
     /// Puts a running task that was interrupted back into its place in the queue.
     pub(crate) fn requeue(&self, id: TaskId) -> Result<(), Error> {
         self.leave_running(id, TaskState::Queued, None)
+    }
+
+    /// Puts a running task that gives way behind all that wait.
+    pub(crate) fn defer(&self, id: TaskId) -> Result<(), Error> {
+        self.leave_running(id, TaskState::Queued, None)?;
+        let statement = "UPDATE tasks SET sequence = (SELECT max(sequence) + 1 FROM tasks) WHERE id = ?1";
+        self.execute(statement, [id.to_string()]).map(drop)
     }
 
     /// At the start: what was running when coffer ended waits again, in its old place. How many there were.

@@ -24,8 +24,14 @@ impl Base<'_> {
     }
 }
 
-/// The completed backups of the lineage, newest first.
+/// The completed backups of the lineage that are not known to be damaged, newest first.
 pub(super) fn in_lineage<'a>(facts: &Facts<'a>, lineage: &Lineage<'_>) -> Vec<Base<'a>> {
+    let mut bases = all_in_lineage(facts, lineage);
+    bases.retain(|base| facts.damage.of_backup(base.backup.id).is_none());
+    bases
+}
+
+fn all_in_lineage<'a>(facts: &Facts<'a>, lineage: &Lineage<'_>) -> Vec<Base<'a>> {
     let mut bases: Vec<Base<'a>> = facts
         .backups
         .iter()
@@ -53,6 +59,39 @@ pub(super) fn named<'a>(facts: &Facts<'a>, id: BackupId) -> Result<(&'a Backup, 
     }
 }
 
+/// The damaged backup that would have been a better base for this stop.
+pub(super) fn damaged_behind(
+    facts: &Facts<'_>,
+    lineage: &Lineage<'_>,
+    base: &Base<'_>,
+    stop: Place,
+) -> Option<BackupId> {
+    let behind = all_in_lineage(facts, &lineage.up_to(stop.segment));
+    let better = |other: &&Base<'_>| other.place > base.place && other.place <= stop;
+    let mut better = behind.iter().filter(better);
+    better.find(|other| facts.damage.of_backup(other.backup.id).is_some()).map(|other| other.backup.id)
+}
+
+/// Why no backup leads to the target: the newest that `fits` is damaged, or there is none.
+pub(super) fn no_good_one(
+    facts: &Facts<'_>,
+    lineage: &Lineage<'_>,
+    target: String,
+    fits: impl Fn(&Base<'_>) -> bool,
+) -> PlanError {
+    let all = all_in_lineage(facts, lineage);
+    let damage_of = |base: &Base<'_>| facts.damage.of_backup(base.backup.id);
+    match all.iter().filter(|base| fits(base)).find_map(|base| Some((base, damage_of(base)?))) {
+        Some((base, why)) => damaged(base.backup, why),
+        None => none_before(target, &all),
+    }
+}
+
+fn damaged(backup: &Backup, why: &str) -> PlanError {
+    let end = backup.end.as_ref().map(|end| end.at.binlog_position());
+    PlanError::BaseNotUsable { backup: backup.id, why: BaseFault::Damaged { why: why.to_owned(), end } }
+}
+
 pub(super) fn none_before(target: String, bases: &[Base<'_>]) -> PlanError {
     let oldest = bases.last().map(|base| OldestBackup { backup: base.backup.id, clock: base.end.clock });
     PlanError::NoBackupBefore { target, oldest }
@@ -73,12 +112,15 @@ pub(super) fn candidates<'a>(
     let to_stop = lineage.up_to(stop.place.segment);
     if let Some(id) = forced {
         let (backup, end) = named(facts, id)?;
+        if let Some(why) = facts.damage.of_backup(id) {
+            return Err(damaged(backup, why));
+        }
         return Ok(vec![usable(backup, end, lineage, &to_stop, stop, limit, skips)?]);
     }
     let bases = in_lineage(facts, &to_stop);
     let before: Vec<Base<'a>> = bases.iter().filter(|base| base.place <= limit).copied().collect();
     if before.is_empty() {
-        return Err(none_before(target, &bases));
+        return Err(no_good_one(facts, &to_stop, target, |base| base.place <= limit));
     }
     let mut without: Vec<Base<'a>> = before;
     for skip in skips {

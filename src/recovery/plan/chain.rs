@@ -8,10 +8,12 @@ use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::{BinlogState, Gtid};
 use crate::domain::timeline::Branch;
 use crate::domain::transaction::Transaction;
+use crate::domain::verification::Damage;
 use crate::error::{Error, ErrorKind};
 use crate::recovery::plan::ChunkSource;
+use crate::recovery::plan::base::Base;
 use crate::recovery::plan::lineage::{Lineage, Place};
-use crate::recovery::plan::refusal::{BinlogGap, PlanError, Reachable};
+use crate::recovery::plan::refusal::{BinlogGap, ChunkDamage, PlanError, Reachable};
 
 /// The part of a chunk that belongs to a lineage, or to a replay.
 #[derive(Debug, Clone)]
@@ -311,4 +313,18 @@ pub(super) fn collect(
         }
     }
     Ok(pieces)
+}
+
+/// Refuses a chain with a damaged chunk in it, and says how far the chain is good.
+pub(super) fn refuse_damaged(damage: &Damage, base: &Base<'_>, pieces: &[Piece]) -> Result<(), PlanError> {
+    let mut good = Reachable { at: Some(base.end.at.clone()), clock: base.end.clock };
+    for piece in pieces {
+        let facts = &piece.chunk.facts;
+        if let Some(why) = damage.of_chunk(&piece.chunk.key) {
+            let (key, why) = (piece.chunk.key.clone(), why.to_owned());
+            return Err(PlanError::ChunkDamaged(Box::new(ChunkDamage { key, why, reachable: good })));
+        }
+        good = Reachable { at: Some(piece.coordinate(piece.to)), clock: facts.clock_after() };
+    }
+    Ok(())
 }

@@ -47,6 +47,7 @@ use crate::domain::recovery::{PlannedTransaction, RecoveryPlan};
 use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::timeline::Timeline;
 use crate::domain::transaction::Transaction;
+use crate::domain::verification::Damage;
 use crate::error::Error;
 use crate::recovery::transactions::describe;
 
@@ -75,6 +76,8 @@ pub(crate) struct Facts<'a> {
     /// All backups. Those of other instances are looked at only to name the mistake.
     pub(crate) backups: &'a [Backup],
     pub(crate) source: &'a dyn ChunkSource,
+    /// Backups and chunks that a verification has found bad. No plan builds on them.
+    pub(crate) damage: &'a Damage,
     /// Everything the server had committed by then is in the repository; absent when that was never so.
     pub(crate) shipped_as_of: Option<Timestamp>,
     /// Empty when not known.
@@ -94,7 +97,7 @@ pub(crate) fn plan_recovery(facts: &Facts<'_>, target: &RecoveryTarget) -> Resul
     if let Some(base) = target.base {
         base::named(facts, base)?;
     }
-    let reader = Reader::new(facts.source);
+    let reader = Reader::new(facts.source, facts.damage);
     let resolved = stop::resolve(facts, &reader, target)?;
     let following = stop::following(facts, &reader, &resolved.lineage, &resolved.stop)?;
     let way = choose_way(facts, &reader, target, &resolved, &following)?;
@@ -138,6 +141,8 @@ fn choose_way<'a>(
             resolved.stop.clone()
         };
         let pieces = chain::collect(facts.source, &to_stop, base.reached(), stop.place)?;
+        // An older base leads through the same chunks and more.
+        chain::refuse_damaged(facts.damage, &base, &pieces)?;
         match replay::sum(reader, &base, &pieces, &skips) {
             Ok(replay) => return Ok(Way { base, stop, pieces, replay }),
             // An older base has the same gaps in front of it and more, but it may be sound where this one is not.
@@ -153,6 +158,11 @@ fn choose_way<'a>(
 fn warnings_about(facts: &Facts<'_>, target: &RecoveryTarget, lineage: &Lineage<'_>, way: &Way<'_>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let replay = &way.replay;
+    if target.base.is_none()
+        && let Some(damaged) = base::damaged_behind(facts, lineage, &way.base, way.stop.place)
+    {
+        warnings.push(Warning::BaseDamaged { backup: damaged });
+    }
     if let (Point::PointInTime(time), Some(last)) = (&target.point, &replay.last)
         && last.committed_at == stop::floor_second(*time)
     {

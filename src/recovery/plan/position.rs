@@ -120,6 +120,8 @@ fn stop_in(
                 None if chunk.facts.begin > offset.saturating_sub(1) => return Err(hole_at(&chunk)),
                 // A hole: the first excluded transaction is in it.
                 Some(stop) if chunk.facts.begin != seen => return Ok(stop),
+                // Nothing in it comes back, whatever it holds.
+                Some(stop) if reader.is_damaged(&chunk) => return Ok(stop),
                 Some(_) | None => {}
             }
             seen = chunk.facts.end;

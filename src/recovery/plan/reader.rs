@@ -7,10 +7,11 @@ use crate::domain::chunk::Chunk;
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::Gtid;
 use crate::domain::transaction::Transaction;
+use crate::domain::verification::Damage;
 use crate::recovery::plan::ChunkSource;
 use crate::recovery::plan::chain::{Piece, coordinate};
 use crate::recovery::plan::lineage::Lineage;
-use crate::recovery::plan::refusal::PlanError;
+use crate::recovery::plan::refusal::{ChunkDamage, PlanError, Reachable};
 
 /// Chunks whose transactions are kept: the stop's, its neighbours' and the base's are asked for more than once.
 const KEPT_MAX: usize = 4;
@@ -18,6 +19,7 @@ const KEPT_MAX: usize = 4;
 /// Reads the transactions of chunks, keeping the last few.
 pub(super) struct Reader<'a> {
     source: &'a dyn ChunkSource,
+    damage: &'a Damage,
     kept: RefCell<Vec<(String, Rc<[Transaction]>)>>,
 }
 
@@ -29,12 +31,23 @@ pub(super) struct Located {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(source: &'a dyn ChunkSource) -> Reader<'a> {
-        Reader { source, kept: RefCell::new(Vec::new()) }
+    pub(super) fn new(source: &'a dyn ChunkSource, damage: &'a Damage) -> Reader<'a> {
+        Reader { source, damage, kept: RefCell::new(Vec::new()) }
     }
 
-    /// All transactions of the chunk.
+    /// Whether the chunk cannot be read.
+    pub(super) fn is_damaged(&self, chunk: &Chunk) -> bool {
+        self.damage.of_chunk(&chunk.key).is_some()
+    }
+
+    /// All transactions of the chunk; a refusal when it is known to be damaged.
     pub(super) fn transactions(&self, chunk: &Chunk) -> Result<Rc<[Transaction]>, PlanError> {
+        if let Some(why) = self.damage.of_chunk(&chunk.key) {
+            let reachable =
+                Reachable { at: Some(coordinate(&chunk.facts, chunk.facts.begin)), clock: chunk.facts.clock_before };
+            let (key, why) = (chunk.key.clone(), why.to_owned());
+            return Err(PlanError::ChunkDamaged(Box::new(ChunkDamage { key, why, reachable })));
+        }
         let mut kept = self.kept.borrow_mut();
         if let Some((_, transactions)) = kept.iter().find(|(key, _)| *key == chunk.key) {
             return Ok(Rc::clone(transactions));

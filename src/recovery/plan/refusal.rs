@@ -26,6 +26,8 @@ pub(crate) enum PlanError {
     },
     /// Binlog between the base and the target was never shipped.
     BinlogGap(Box<BinlogGap>),
+    /// Binlog between the base and the target is damaged or gone from the repository.
+    ChunkDamaged(Box<ChunkDamage>),
     TargetInFuture {
         target: Timestamp,
         now: Timestamp,
@@ -102,6 +104,15 @@ pub(crate) struct BinlogGap {
     pub(crate) reachable: Reachable,
 }
 
+/// A chunk that a verification has found bad.
+#[derive(Debug)]
+pub(crate) struct ChunkDamage {
+    pub(crate) key: String,
+    pub(crate) why: String,
+    /// The last point before it.
+    pub(crate) reachable: Reachable,
+}
+
 /// A point that can be reached, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reachable {
@@ -140,6 +151,8 @@ pub(crate) enum BaseFault {
     HoldsSkipped(Gtid),
     /// The catalog says it ends in the middle of a transaction.
     Misaligned,
+    /// A verification has found objects of it damaged or gone. `end`: the point it would have led to.
+    Damaged { why: String, end: Option<BinlogPosition> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +192,7 @@ impl PlanError {
             PlanError::BackupOfOtherInstance { .. } => ErrorKind::InvalidInput,
             PlanError::NoBackupBefore { .. }
             | PlanError::BinlogGap(_)
+            | PlanError::ChunkDamaged(_)
             | PlanError::TargetInFuture { .. }
             | PlanError::NotShippedYet { .. }
             | PlanError::UnknownGtid { .. }
@@ -205,6 +219,10 @@ impl PlanError {
                 utc(oldest.clock)
             ),
             PlanError::BinlogGap(gap) => gap_message(gap),
+            PlanError::ChunkDamaged(damage) => format!(
+                "the target needs binlog chunk `{}`, and that is damaged, {}; last reachable is {}",
+                damage.key, damage.why, damage.reachable
+            ),
             PlanError::TargetInFuture { target, now } => {
                 format!("{target} is in the future: it is {} now", whole_seconds(*now))
             }
@@ -271,6 +289,12 @@ impl PlanError {
                 ),
                 None => "Choose a point after a backup taken behind the gap.".to_owned(),
             },
+            PlanError::ChunkDamaged(damage) => match &damage.reachable.at {
+                Some(at) => format!(
+                    "Recover to position {at} at the latest, or to a point after a backup taken behind it. Once the object is back from another copy, `coffer backup verify` says so and it is used again."
+                ),
+                None => "Choose a point after a backup taken behind it.".to_owned(),
+            },
             PlanError::TargetInFuture { .. } => {
                 "Give a time that has passed, with its zone; `latest` means everything there is.".to_owned()
             }
@@ -297,6 +321,15 @@ impl PlanError {
             PlanError::BackupNotCompleted { .. } => "Choose another one with `coffer backup list`.".to_owned(),
             PlanError::BackupOfOtherInstance { .. } => {
                 "Choose a backup of this instance with `coffer backup list`.".to_owned()
+            }
+            PlanError::BaseNotUsable { backup, why: BaseFault::Damaged { end, .. } } => {
+                let end = end
+                    .as_ref()
+                    .map(|end| format!("Recover to position {end} to reach where it ends from an older one. "));
+                format!(
+                    "{}Once its objects are back from another copy, `coffer backup verify {backup}` says so and it is used again.",
+                    end.unwrap_or_default()
+                )
             }
             PlanError::BaseNotUsable { .. } => {
                 "Leave the backup out to let the newest fitting one be chosen.".to_owned()
@@ -344,7 +377,7 @@ fn list(timelines: &[TimelineName]) -> String {
 }
 
 /// A commit clock as UTC in RFC 3339.
-pub(super) fn utc(clock: i64) -> String {
+pub(in crate::recovery) fn utc(clock: i64) -> String {
     if clock == 0 {
         return "before the first transaction".to_owned();
     }
@@ -380,6 +413,7 @@ impl fmt::Display for BaseFault {
             BaseFault::AfterTarget { end, stop } => write!(f, "it ends at {end}, the target is {stop}"),
             BaseFault::HoldsSkipped(gtid) => write!(f, "it holds {gtid}, which shall be left out"),
             BaseFault::Misaligned => f.write_str("the catalog has its end inside a transaction"),
+            BaseFault::Damaged { why, .. } => write!(f, "it is damaged, {why}"),
         }
     }
 }

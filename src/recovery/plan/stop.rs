@@ -171,7 +171,8 @@ fn resolve_time<'a>(
     let second = floor_second(time);
     let bases = base::in_lineage(facts, &lineage);
     let Some(begin) = bases.iter().find(|base| base.end.clock <= second) else {
-        return Err(base::none_before(target.point.to_string(), &bases));
+        let fits = |base: &Base<'_>| base.end.clock <= second;
+        return Err(base::no_good_one(facts, &lineage, target.point.to_string(), fits));
     };
     let mut warnings = Vec::new();
     let stop = walk_to_second(facts, reader, &lineage, begin, second, target, &mut warnings)?;
@@ -206,6 +207,12 @@ fn walk_to_second(
         };
         begun &= piece.segment == segment;
         segment = piece.segment;
+        if reader.is_damaged(&piece.chunk) && piece.chunk.facts.first_commit.is_some_and(|first| first > second) {
+            // It cannot be read, and nothing of it comes back.
+            let Some(hole) = hole else { return Ok(excluded_at(lineage, &piece, piece.from, begun)) };
+            warnings.push(Warning::GapFollows { second });
+            return here(&hole.reached).ok_or_else(|| hole.into());
+        }
         // Facts first: a chunk is read only where the cut is, and behind a hole.
         let excluded = match piece.chunk.facts.clock_after() > second {
             true => reader.first(&piece, |transaction| transaction.committed_at > second)?,
@@ -280,7 +287,7 @@ fn resolve_latest<'a>(
 ) -> Result<Resolved<'a>, PlanError> {
     let bases = base::in_lineage(facts, &lineage);
     let Some(begin) = bases.first() else {
-        return Err(base::none_before(target.point.to_string(), &bases));
+        return Err(base::no_good_one(facts, &lineage, target.point.to_string(), |_| true));
     };
     let mut walk = Walk::new(facts.source, &lineage, begin.reached());
     while let Some(step) = walk.step()? {
@@ -300,7 +307,8 @@ pub(super) fn floor_second(time: Timestamp) -> i64 {
 /// What comes after a stop.
 #[derive(Debug)]
 pub(super) struct Following {
-    /// The first transaction after the stop; absent at the end of the shipped lineage and before a gap.
+    /// The first transaction after the stop; absent at the end of the shipped lineage, before a gap and before binlog
+    /// that is damaged.
     pub(super) first: Option<PlannedTransaction>,
     /// The last place of the stop's segment that holds the same data as the stop.
     pub(super) limit: Place,
@@ -317,6 +325,9 @@ pub(super) fn following(
     let mut limit = stop.place;
     while let Some(Step::Piece(piece)) = walk.step()? {
         let here = piece.segment == stop.place.segment;
+        if piece.chunk.facts.transactions > 0 && reader.is_damaged(&piece.chunk) {
+            break; // A plan does not fail for what it gives up.
+        }
         if let Some(first) = reader.first(&piece, |_| true)? {
             if here {
                 limit = Place { position: first.begin, ..piece.ends_at() };

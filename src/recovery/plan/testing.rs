@@ -8,7 +8,7 @@
 //! backup full-2 begin
 //! ```
 //!
-//! `|` ends a chunk, `(...)` was never shipped, `!` drops a table, `x` is XA. A file's header takes 256 bytes, each
+//! `bad backup full-1` and `bad chunk with 3` are what a verification has found. `|` ends a chunk, `(...)` was never shipped, `!` drops a table, `x` is XA. A file's header takes 256 bytes, each
 //! transaction 100, a rotation 44. Seconds count from 2026-07-01T12:00:00Z. While it is read, the notation also tells
 //! what the server's data held after each transaction, for tests that compare a plan with the naive truth.
 
@@ -26,6 +26,7 @@ use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::timeline::{Branch, Origin, Timeline};
 use crate::domain::transaction::{Transaction, TransactionKind};
+use crate::domain::verification::{BadObject, Damage, ObjectPlace};
 use crate::error::Error;
 use crate::recovery::plan::{ChunkSource, Facts, PlanError, Rates, plan_recovery};
 
@@ -64,6 +65,8 @@ pub(in crate::recovery) struct Catalog {
     pub(in crate::recovery) server_version: String,
     pub(in crate::recovery) free_disk_bytes: Option<u64>,
     pub(in crate::recovery) busy: Option<String>,
+    pub(in crate::recovery) bad: Vec<BadObject>,
+    damage: Damage,
     /// Chunks whose transactions a plan has read.
     pub(in crate::recovery) reads: Cell<usize>,
     writer: Writer,
@@ -104,6 +107,8 @@ impl Catalog {
             server_version: "10.11.19-MariaDB".to_owned(),
             free_disk_bytes: None,
             busy: None,
+            bad: Vec::new(),
+            damage: Damage::default(),
             reads: Cell::new(0),
             writer: Writer::default(),
         };
@@ -120,12 +125,34 @@ impl Catalog {
                 }
                 ["server", version] => catalog.server_version = (*version).to_owned(),
                 ["free", bytes] => catalog.free_disk_bytes = Some(bytes.parse().unwrap()),
+                ["bad", "backup", name] => catalog.spoil_backup(name),
+                ["bad", "chunk", "with", gtid] => catalog.spoil_chunk(gtid),
                 ["busy", what] => catalog.busy = Some((*what).to_owned()),
                 _ => panic!("not in the notation: {line}"),
             }
         }
         catalog.end_file(false);
+        catalog.damage = Damage::of(&catalog.bad);
         catalog
+    }
+
+    fn spoil_backup(&mut self, name: &str) {
+        let place = ObjectPlace::Part { backup: self.backup_named(name) };
+        self.spoil(format!("part of {name}"), place);
+    }
+
+    fn spoil_chunk(&mut self, gtid: &str) {
+        self.end_chunk();
+        let gtid = parse_gtid(gtid);
+        let holds = |chunk: &&Chunk| self.transactions[&chunk.key].iter().any(|transaction| transaction.gtid == gtid);
+        let chunk = self.chunks.iter().rfind(holds).unwrap().clone();
+        let (timeline, ordinal, end) = (chunk.facts.timeline, chunk.facts.ordinal, chunk.facts.end);
+        self.spoil(chunk.key, ObjectPlace::Chunk { timeline, ordinal, end });
+    }
+
+    fn spoil(&mut self, key: String, place: ObjectPlace) {
+        let found_at = Timestamp::from_second(EPOCH).unwrap();
+        self.bad.push(BadObject { key, place, reason: "a bit flipped".to_owned(), found_at, replacement: None });
     }
 
     fn timeline_id(number: u32) -> TimelineId {
@@ -422,6 +449,7 @@ impl Catalog {
                 timelines: &self.timelines,
                 backups: &self.backups,
                 source: self,
+                damage: &self.damage,
                 shipped_as_of: self.shipped_as_of.map(seconds),
                 server_version: &self.server_version,
                 free_disk_bytes: self.free_disk_bytes,

@@ -470,3 +470,45 @@ fn a_second_that_a_gap_divides_is_refused_and_one_that_ends_at_the_gap_is_warned
     let told = Catalog::parse(&catalog(11));
     assert!(matches!(told.plan(&told.target("time 11")), Err(crate::recovery::plan::PlanError::BinlogGap(_))));
 }
+
+#[test]
+fn a_damaged_backup_is_no_base_and_one_that_is_asked_for_is_refused_by_name() {
+    let damaged = "
+        timeline 1
+        file b.000001: 1@10 2@11 | 3@12
+        backup full-1 after 1
+        backup full-2 after 2
+        bad backup full-2";
+    check(damaged, "latest", "full-1 + 2 3; stop T1 b.000001:556 +12; last 3, next none; gives up 0");
+    check(damaged, "time 11", "full-1 + 2; stop T1 b.000001:456 +11; last 2, next 3; gives up 1");
+    let refusal = "refused: backup full-2 does not lead to the target: it is damaged, a bit flipped";
+    check(damaged, "backup full-2", refusal);
+    check(damaged, "latest base full-2", refusal);
+    check(&format!("{damaged} \n bad backup full-1"), "latest", refusal);
+    check(&format!("{damaged} \n bad backup full-1"), "time 10", &refusal.replace("full-2", "full-1"));
+    let plan = Catalog::parse(damaged);
+    let warnings = plan.plan(&plan.target("latest")).unwrap().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("nearer to the target but damaged")), "{warnings:?}");
+    assert!(plan.plan(&plan.target("time 10")).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn a_damaged_chunk_ends_what_can_be_reached_and_what_lies_before_it_is_still_there() {
+    let damaged = "
+        timeline 1
+        file b.000001: 1@10 | 2@11 | 3@12 | 4@13
+        backup full-1 after 1
+        bad chunk with 3";
+    let refusal = "refused: the target needs binlog chunk `T1/00000001-000000000456-000000000556`, and that is damaged, \
+                   a bit flipped; last reachable is 2026-07-01T12:00:11Z (b.000001:456)";
+    for target in ["latest", "time 13", "gtid 4", "gtid 3", "before-gtid 4", "position b.000001:500"] {
+        check(damaged, target, refusal);
+    }
+    let before = "full-1 + 2; stop T1 b.000001:456 +11; last 2, next none; gives up 2";
+    for target in ["time 11", "gtid 2", "position b.000001:456"] {
+        check(damaged, target, before);
+    }
+    // A backup behind it makes up for it.
+    let behind = format!("{damaged} \n backup full-2 after 3");
+    check(&behind, "latest", "full-2 + 4; stop T1 b.000001:656 +13; last 4, next none; gives up 0");
+}

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::domain::gtid::Gtid;
+use crate::domain::id::BackupId;
 use crate::recovery::plan::refusal::{TimelineName, utc};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,10 @@ pub(super) enum Warning {
     Xa,
     Skips {
         count: usize,
+    },
+    /// A newer backup would have been the base, but it is damaged.
+    BaseDamaged {
+        backup: BackupId,
     },
     PatchLevel {
         base_version: String,
@@ -83,6 +88,9 @@ impl fmt::Display for Warning {
             ),
             Warning::Skips { count } => {
                 write!(f, "transactions left out: {count}; later ones that build on them may fail to replay")
+            }
+            Warning::BaseDamaged { backup } => {
+                write!(f, "backup {backup} is nearer to the target but damaged, so an older one is the base")
             }
             Warning::PatchLevel { base_version, server_version } => {
                 write!(f, "the base was taken from version {base_version}, the server is {server_version}")

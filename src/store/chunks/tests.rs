@@ -124,6 +124,11 @@ fn places_between_chunks_and_inside_them_lead_to_the_right_ones() {
     assert_eq!(before(9, 0).map(|c| c.key), key(249));
     assert_eq!(bench.read(|db| db.last_chunk(bench.timeline)).map(|c| c.key), key(249));
     assert_eq!(bench.read(|db| db.last_chunk(TimelineId::random())), None);
+    let light = bench.read(|db| db.chunk_keys_from(bench.timeline, 1, 1500, 2));
+    let chunk = bench.chunk(2);
+    let expected = ChunkKey { key: chunk.key, ordinal: 1, end: 3000, stored_bytes: 7 };
+    assert_eq!((light.len(), &light[1]), (2, &expected));
+    assert_eq!(bench.read(|db| db.chunk_bytes_from(bench.timeline, 3, 40_000)), 70);
     let back = bench.read(|db| db.chunks_back_from(bench.timeline, 2, 1000, 3));
     assert_eq!(keys(&back), keys(&[bench.chunk(100), bench.chunk(99), bench.chunk(98)]));
 }
@@ -205,7 +210,7 @@ fn gaps_and_totals_are_told_per_instance() {
 #[test]
 fn every_query_is_one_index_range() {
     let bench = Bench::new(1);
-    for query in [FROM, BEFORE, LAST, GAPS, HOLDING, BY_SEQUENCE, TOTALS] {
+    for query in [FROM, KEYS_FROM, BYTES_FROM, BEFORE, LAST, GAPS, HOLDING, BY_SEQUENCE, TOTALS] {
         let plan = bench.read(|db| db.plan_of(query));
         assert!(plan.starts_with("SEARCH"), "{query}: {plan}");
         assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{query}: {plan}");
