@@ -346,8 +346,8 @@ fn corrupt(location: &str, why: impl fmt::Display) -> Error {
 fn locked(what: &str, recipients: &[String], why: &str) -> Error {
     let to = if recipients.is_empty() { String::new() } else { format!(" to {}", recipients.join(", ")) };
     Error::new(ErrorKind::Refused, format!("{what} is encrypted{to} and cannot be read here: {why}")).hint(
-        "Set repository.identity_file (or repository.identity_command) to where the identity of one of these recipients \
-         is, restart coffer and try again; nothing was changed.",
+        "Put the identity of one of its recipients where repository.identity_file says (or let repository.identity_command \
+         print it) and try again; a change of the configuration needs a restart. Nothing was changed.",
     )
 }
 
