@@ -51,10 +51,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::clock;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind};
 use crate::logging;
@@ -86,6 +88,8 @@ pub(crate) mod writer;
 pub(crate) const FORMAT: u32 = 1;
 
 const MARKER: &str = "coffer.json";
+/// A difference worth a word at the start: targets of recoveries are times.
+const CLOCK_DIFFERENCE_MAX: SignedDuration = SignedDuration::from_mins(2);
 const MARKER_BYTES_MAX: u64 = 64 * 1024;
 
 /// How a repository is reached and what is made of what is put into it.
@@ -170,9 +174,14 @@ impl Repository {
         }
     }
 
-    /// Makes the store ready for long use: removes what unfinished writes of long ago have left, and tries whether the
-    /// store guards what exists by itself. It is no reason to stop when that fails.
+    /// Makes the store ready for long use: compares the clocks, removes what unfinished writes of long ago have left, and
+    /// tries whether the store guards what exists by itself. It is no reason to stop when that fails.
     pub(crate) fn make_ready(&self) {
+        if let Ok(Some(theirs)) = self.store.clock()
+            && let Some(told) = storage::clock_difference(clock::now(), theirs, CLOCK_DIFFERENCE_MAX)
+        {
+            logging::warn("repository", format_args!("{told}. Set the clocks right, with NTP on both hosts."));
+        }
         match self.store.sweep() {
             Ok(0) => {}
             Ok(count) => logging::info("repository", format_args!("{count} unfinished uploads of long ago are gone")),
