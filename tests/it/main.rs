@@ -26,3 +26,4 @@ mod pitfalls;
 mod secrets;
 mod shipping;
 mod tidy;
+mod verify;
