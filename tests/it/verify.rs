@@ -97,7 +97,7 @@ fn with_changed(path: &Path, change: impl FnOnce(&mut Vec<u8>), look: impl FnOnc
     fs::write(path, good).unwrap();
 }
 
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;
 }
@@ -136,7 +136,7 @@ fn every_kind_of_damage_is_found_and_named_with_what_depends_on_it() {
         (&settings, "the instance's settings"),
     ];
     for (path, depends) in cases {
-        with_changed(path, flip, || scene.assert_only_bad(path, depends));
+        with_changed(path, |bytes| flip(bytes), || scene.assert_only_bad(path, depends));
         assert_eq!(scene.verify_all().code, 0, "{} is well again", path.display());
     }
     // Valid in its own place, wrong in this one.
@@ -166,34 +166,43 @@ fn a_bad_base_is_not_built_on_and_made_up_for_once() {
     let chunk = scene.object("/binlog/", ".zst");
     let name_of = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
     let latest = json!({"latest": true});
-    with_changed(&part, flip, || {
-        let said = scene.verify(&[&scene.new]);
-        assert!(said.code == 1 && said.stdout.contains(&name_of(&part)), "{said:?}");
-        let in_place = wait_for("the backup in its place", TASK_MAX, || {
-            let backups = scene.backups();
-            assert!(backups.len() <= 3, "one is enough: {backups:?}");
-            backups.into_iter().find(|it| it["name"] == "shop-in-place-of-bad" && it["status"] == "COMPLETED")
-        });
-        scene.instance.wait_active();
-        assert!(scene.appliance.log_text().contains("is bad ("), "the log says it");
-        let view = scene.appliance.api.get(&format!("{ROOT}/backups/{}", scene.new)).expect(200);
-        assert_eq!(view["backup"]["verification"], "BAD");
-        let refused = scene.instance.ask_recovery(&json!({"backup": scene.new})).fault(409);
-        assert!(refused.contains("damaged") && refused.contains(&scene.new), "{refused}");
-        assert_eq!(scene.instance.plan(&latest)["base"], in_place["id"]);
-        assert_eq!(scene.verify_all().code, 1);
-        scene.instance.wait_active();
-        assert_eq!(scene.backups().len(), 3, "cast once");
-    });
+    with_changed(
+        &part,
+        |bytes| flip(bytes),
+        || {
+            let said = scene.verify(&[&scene.new]);
+            assert!(said.code == 1 && said.stdout.contains(&name_of(&part)), "{said:?}");
+            let in_place = wait_for("the backup in its place", TASK_MAX, || {
+                let backups = scene.backups();
+                assert!(backups.len() <= 3, "one is enough: {backups:?}");
+                backups.into_iter().find(|it| it["name"] == "shop-in-place-of-bad" && it["status"] == "COMPLETED")
+            });
+            scene.instance.wait_active();
+            assert!(scene.appliance.log_text().contains("is bad ("), "the log says it");
+            let view = scene.appliance.api.get(&format!("{ROOT}/backups/{}", scene.new)).expect(200);
+            assert_eq!(view["backup"]["verification"], "BAD");
+            let refused = scene.instance.ask_recovery(&json!({"backup": scene.new})).fault(409);
+            assert!(refused.contains("damaged") && refused.contains(&scene.new), "{refused}");
+            assert_eq!(scene.instance.plan(&latest)["base"], in_place["id"]);
+            assert_eq!(scene.verify_all().code, 1);
+            scene.instance.wait_active();
+            assert_eq!(scene.backups().len(), 3, "cast once");
+        },
+    );
     // A target whose way leads through a bad chunk is refused before anything is fetched; one before it is not.
-    with_changed(&chunk, flip, || {
-        scene.assert_only_bad(&chunk, "recovery to any point between");
-        let refused = scene.instance.ask_recovery(&json!({"gtid": scene.between})).fault(409);
-        assert!(refused.contains(&name_of(&chunk)) && refused.contains("last reachable"), "{refused}");
-        let position = refused.split("Recover to position ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-        assert_eq!(scene.instance.plan(&json!({"position": position}))["base"], json!(scene.old), "as it advises");
-        scene.instance.plan(&latest);
-    });
+    with_changed(
+        &chunk,
+        |bytes| flip(bytes),
+        || {
+            scene.assert_only_bad(&chunk, "recovery to any point between");
+            let refused = scene.instance.ask_recovery(&json!({"gtid": scene.between})).fault(409);
+            assert!(refused.contains(&name_of(&chunk)) && refused.contains("last reachable"), "{refused}");
+            let position =
+                refused.split("Recover to position ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+            assert_eq!(scene.instance.plan(&json!({"position": position}))["base"], json!(scene.old), "as it advises");
+            scene.instance.plan(&latest);
+        },
+    );
     assert_eq!(scene.verify_all().code, 0);
     scene.instance.recover(&json!({"gtid": scene.between}));
     assert_eq!(sql::ask(&mut scene.instance.conn(), "SELECT COUNT(*) FROM shop.t"), "3000");
