@@ -68,6 +68,7 @@ impl Appliance {
         let lock = StateLock::acquire(&config.state_dir)?;
         let store = Store::open(&config.state_dir)?;
         let repository = Arc::new(open_repository(config, &store)?);
+        repository.make_ready();
         ensure_token(&store, &config.state_dir)?;
         let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
         let context = Arc::new(Context {

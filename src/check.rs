@@ -17,6 +17,7 @@ use crate::datastore::mariadb::program_version;
 use crate::domain::instance::{Control, Server};
 use crate::error::{Error, ErrorKind, io_error};
 use crate::repository::Repository;
+use crate::repository::codec::Codec;
 use crate::storage::{self, probe};
 use crate::store::Store;
 
@@ -85,6 +86,7 @@ fn check_host(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Proble
             }),
         }
     }
+    check_encryption(config, fine, problems);
     check_repository(config, fine, problems);
 }
 
@@ -129,6 +131,38 @@ fn check_repository(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<
 
 fn problem_of(err: &Error) -> Problem {
     Problem { what: err.message(), mend: err.hint_text().unwrap_or("Set repository_url.").to_owned() }
+}
+
+/// Whether what is stored is encrypted, and whether it can be read again on this host.
+fn check_encryption(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    let found = Codec::new(&repository_settings(config)).and_then(|codec| Ok((codec.identities()?, codec)));
+    let (identities, codec) = match found {
+        Ok(found) => found,
+        Err(err) => return problems.push(problem_of(&err)),
+    };
+    let recipients = codec.recipients();
+    fine.push(match recipients.len() {
+        0 => "What is stored from now on is not encrypted (repository.encrypt_to is empty).".to_owned(),
+        count => format!("What is stored from now on is encrypted to {count} recipients."),
+    });
+    if identities.is_empty() {
+        if !recipients.is_empty() {
+            let what = "No identity is on this host: it backs up and ships, and cannot recover without \
+                        repository.identity_file.";
+            fine.push(what.to_owned());
+        }
+    } else if recipients.is_empty() || identities.iter().any(|identity| recipients.contains(identity)) {
+        fine.push(format!("The identity of {} is on this host.", identities.join(", ")));
+    } else {
+        problems.push(Problem {
+            what: format!(
+                "the identity on this host is that of {} and opens nothing that is stored from now on",
+                identities.join(", ")
+            ),
+            mend: "Add its public key to repository.encrypt_to, or the identity of a recipient to identity_file."
+                .to_owned(),
+        });
+    }
 }
 
 fn print(as_json: bool, fine: &[String], problems: &[Problem]) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::agent::ship::Shipper;
+use crate::agent::ship::{Drained, Shipper};
 use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::{self, Deadline, Stopwatch};
 use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
@@ -29,6 +29,8 @@ use crate::repository::writer::BackupWriter;
 
 /// How long the shipper may take to reach the end of a backup.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
+/// The pause between two tries while the repository does not answer.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often it is asked whether something cannot wait for the backup.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -106,7 +108,7 @@ fn run(
         (backup.raw_bytes, backup.stored_bytes) = (0, 0);
         logging::info("backup", format!("{}: goes on; {} parts are stored already", backup.id, journal.known()));
     }
-    let begin = shipper.drain(Deadline::after(SHIP_TIMEOUT))?;
+    let begin = drain(context, shipper, instance, Deadline::after(SHIP_TIMEOUT))?;
     backup.status = BackupStatus::Building;
     save(context, backup)?;
     let stored = store_stream(context, instance, backup, journal, &reporter)?;
@@ -285,8 +287,7 @@ fn wait_for_end(
 ) -> Result<BackupEnd, Error> {
     let deadline = Deadline::after(SHIP_TIMEOUT);
     loop {
-        check_wanted(context, instance)?;
-        shipper.drain(deadline)?;
+        drain(context, shipper, instance, deadline)?;
         if let Some(end) = find_end(context, instance, begin, ends_at)? {
             return Ok(end);
         }
@@ -298,6 +299,20 @@ fn wait_for_end(
             .hint("See what `coffer status` says of shipping, then take a new backup."));
         }
         std::thread::sleep(context.settings.poll);
+    }
+}
+
+/// Ships what there is. A repository that does not answer is asked again until the deadline: behind a stored stream it
+/// would be a pity to give up for less.
+fn drain(context: &Context, shipper: &Shipper, instance: &Instance, deadline: Deadline) -> Result<Drained, Error> {
+    loop {
+        check_wanted(context, instance)?;
+        match shipper.drain(deadline) {
+            Err(err) if err.kind() == ErrorKind::Unavailable && !deadline.has_passed() => {
+                std::thread::sleep(RETRY_EVERY.min(deadline.remaining()));
+            }
+            drained => return drained,
+        }
     }
 }
 

@@ -16,9 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, ErrorKind};
 
+mod ledger;
 mod unpack;
 
-pub(crate) use unpack::unpack;
+pub(crate) use ledger::{Checkpoint, last_checkpoint};
+pub(crate) use unpack::{Target, Unpacked, unpack};
 
 const MAGIC: &[u8; 8] = b"XBSTCK01";
 const FLAG_IGNORABLE: u8 = 1;
@@ -92,6 +94,19 @@ trait Sink {
     fn begin(&mut self, path: &str) -> Result<(), Error>;
     fn bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), Error>;
     fn end(&mut self, path: &str) -> Result<(), Error>;
+
+    /// Everything before this place, where a chunk ends, was passed on.
+    fn boundary(&mut self, _: &Boundary<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// The place between two chunks.
+struct Boundary<'a> {
+    offset: u64,
+    files: u64,
+    /// Files that have not ended, and how much of each has come.
+    open: &'a HashMap<String, u64>,
 }
 
 /// Takes a stream in pieces of any size. Pure but for its sink.
@@ -118,6 +133,12 @@ struct Payload {
 }
 
 impl Parser {
+    /// Goes on behind a checkpoint.
+    fn behind(from: &Checkpoint) -> Parser {
+        let open = from.open.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect();
+        Parser { chunk_at: from.offset, files: from.files, open, ..Parser::default() }
+    }
+
     /// Takes the next bytes. After a failure it takes no more.
     fn push(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Error> {
         if self.has_failed {
@@ -148,6 +169,9 @@ impl Parser {
     fn take(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), Error> {
         while !bytes.is_empty() {
             bytes = if self.payload.is_some() { self.take_payload(bytes, sink)? } else { self.take_head(bytes, sink)? };
+            if self.head.is_empty() && self.payload.is_none() {
+                sink.boundary(&Boundary { offset: self.chunk_at, files: self.files, open: &self.open })?;
+            }
         }
         Ok(())
     }
@@ -288,5 +312,7 @@ impl Parser {
     }
 }
 
+#[cfg(test)]
+mod resume_tests;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use crate::error::error_of;
 use crate::error::{Error, ErrorKind};
 use crate::storage::faulty::Fault;
 
-fn flag() -> Arc<AtomicBool> {
+pub(super) fn flag() -> Arc<AtomicBool> {
     Arc::new(AtomicBool::new(false))
 }
 
@@ -56,7 +56,7 @@ pub(super) fn manifest(
     }
 }
 
-fn store(repository: &Repository, raw: &[u8]) -> Result<Manifest, Error> {
+pub(super) fn store(repository: &Repository, raw: &[u8]) -> Result<Manifest, Error> {
     let (instance, backup) = (InstanceId::random(), BackupId::random());
     let mut writer = BackupWriter::begin(repository, instance, backup, None, flag())?;
     // Uneven pieces, as a pipe gives them.
@@ -69,7 +69,7 @@ fn store(repository: &Repository, raw: &[u8]) -> Result<Manifest, Error> {
     Ok(manifest)
 }
 
-fn read(repository: &Repository, manifest: &Manifest) -> Result<Vec<u8>, Error> {
+pub(super) fn read(repository: &Repository, manifest: &Manifest) -> Result<Vec<u8>, Error> {
     let mut raw = Vec::new();
     let mut reader = BackupReader::begin(repository, manifest, flag())?;
     reader.read_to_end(&mut raw).map_err(|err| error_of(err, "reading"))?;
@@ -93,12 +93,14 @@ fn a_backup_of_any_length_comes_back() {
 
 #[test]
 fn bytes_that_do_not_compress_fit_too() {
-    let bench = Bench::new();
     let mut raw = vec![0; PART_BYTES + 100];
     getrandom::fill(&mut raw).unwrap();
-    let stored = store(&bench.repository, &raw).unwrap();
-    assert!(stored.stored_bytes() > raw.len() as u64);
-    assert!(read(&bench.repository, &stored).unwrap() == raw);
+    for settings in crate::repository::bench::every_form() {
+        let bench = Bench::with(&settings);
+        let stored = store(&bench.repository, &raw).unwrap();
+        assert!(stored.stored_bytes() > raw.len() as u64);
+        assert!(read(&bench.repository, &stored).unwrap() == raw);
+    }
 }
 
 #[test]

@@ -8,26 +8,42 @@
 //! | `coffer.json` | the marker: `{"format":1,"id":UUID}` |
 //! | `instances/<instance>/timelines/<timeline>.json` | a timeline (sealed JSON) |
 //! | `instances/<instance>/settings-<yyyymmddThhmmss.mmmZ>-<sha16>.json` | the instance's settings; the last by name counts (sealed JSON) |
-//! | `instances/<instance>/binlog/<timeline>/<ordinal>-<begin>-<end>-<sha16>.binlog.zst` | a chunk of binlog; `sha16` of its raw bytes |
-//! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.zst` | a part of a backup; `sha16` of the stored bytes |
+//! | `instances/<instance>/binlog/<timeline>/<ordinal>-<begin>-<end>-<sha16>.binlog.<form>` | a chunk of binlog; `sha16` of its raw bytes |
+//! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.<form>` | a part of a backup; `sha16` of the stored bytes |
 //! | `instances/<instance>/backups/<backup>/manifest.json` | the backup's manifest (sealed JSON) |
 //!
-//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number, from 1, 6.
+//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number, from 1, 6. `form` is `zst` or
+//! `gz`, with `.age` behind it when the object is encrypted. What stands in front of `-<sha16>` is the object's *name*.
 //!
 //! **Sealed JSON** is an object whose last member is `seal`, the digest of the text with that member and its comma cut
 //! out and the final newline left off: what a bit flipped on a disk would change unseen is seen (`sealed`).
 //!
-//! **A chunk** is a zstd skippable frame (magic `0x184D2A50`, length u32 little-endian, then `ChunkHead` as JSON, a
-//! newline, the digest of that JSON) followed by one zstd frame of the raw bytes, whole transactions only. Decoders skip
-//! the first frame, so the chunks of a binlog file put one after the other through `zstd -dc` are that file. The head
-//! holds all the catalog knows, so the catalog can be rebuilt from the heads.
+//! **The payload** of a part or a chunk is made from its raw bytes in two steps.
+//! - *Compressed*, with the object's name inside, so that the bytes are bound to their place: an object under the name of
+//!   another is told even when its name and all digests were made to fit. `zst`: a skippable frame (magic `0x184D2A51`,
+//!   length u32 little-endian, the name), then one zstd frame with content size and checksum. `gz`: one gzip member whose
+//!   FNAME is the name.
+//! - *Encrypted*, if there are recipients: an age file (`age-encryption.org/v1`, binary) to all of them, X25519 only.
 //!
-//! **A backup** is the output of the backup tool cut every 8 MiB, each part a zstd frame of its own. The manifest names
-//! the parts in order, with their digests, and is written last: without it there is no backup, and deleting a backup
-//! deletes it first.
+//! Nothing follows behind a payload's end.
 //!
-//! By hand: `cat part-*.zst | zstd -dc | mbstream -x -C DIR`, and
-//! `cat 00000007-*.binlog.zst | zstd -dc > binlog.000007`.
+//! **A part** is its payload. The output of the backup tool is cut every 8 MiB; each piece is a part. The manifest names the
+//! parts in order, with sizes and the digests of what is stored, and says how they are made and whose identities open
+//! them (`compression`, `encrypted_to`). It is written last: without it there is no backup, and deleting a backup deletes
+//! it first.
+//!
+//! **A chunk** is its head and its payload. The head is a zstd skippable frame (magic `0x184D2A50`, length u32 little-endian,
+//! then `ChunkHead` as JSON, spaces to fill the room that was kept for it, a newline, the digest of all that up to the
+//! newline). The raw bytes are whole transactions only. The head is never encrypted: it holds all the catalog knows, so
+//! that the catalog can be rebuilt from the heads, and how long the payload is and its digest, so that a chunk is proven
+//! by whoever cannot read it. It holds GTIDs, times and file names, and nothing of tables or rows.
+//!
+//! The same chunk may lie there twice under names that differ in their form: a life of coffer that was cut off between
+//! storing and noting it, and a later one with other settings. Either is good.
+//!
+//! By hand (README has it whole, and a test follows it): parts through `age -d` if they are encrypted, then through
+//! `zstd -dc` (which reads gzip too) into `mbstream -x`. Chunks likewise behind their heads; those that are not encrypted
+//! as they are, since decoders skip a skippable frame.
 //!
 //! Whoever finds a greater `format` number anywhere refuses and names it.
 
@@ -41,6 +57,7 @@ use uuid::Uuid;
 
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind};
+use crate::logging;
 use crate::repository::codec::{Codec, IdentitySource};
 use crate::repository::manifest::Manifest;
 use crate::storage::{self, Access, Body, ObjectStore, probe};
@@ -51,6 +68,8 @@ mod backup_tests;
 mod bench;
 pub(crate) mod chunk;
 pub(crate) mod codec;
+#[cfg(test)]
+mod encryption_tests;
 mod history;
 mod layout;
 pub(crate) mod manifest;
@@ -151,6 +170,20 @@ impl Repository {
         }
     }
 
+    /// Makes the store ready for long use: removes what unfinished writes of long ago have left, and tries whether the
+    /// store guards what exists by itself. It is no reason to stop when that fails.
+    pub(crate) fn make_ready(&self) {
+        match self.store.sweep() {
+            Ok(0) => {}
+            Ok(count) => logging::info("repository", format_args!("{count} unfinished uploads of long ago are gone")),
+            Err(err) => logging::warn("repository", format_args!("old unfinished uploads were not looked for: {err}")),
+        }
+        let key = format!("{}{}", probe::PREFIX, Uuid::new_v4().simple());
+        if let Err(err) = self.store.creates_conditionally(&key) {
+            logging::warn("repository", format_args!("conditional creates could not be tried: {err}"));
+        }
+    }
+
     /// As `open`, on a store that is open already.
     fn on_store(store: Arc<dyn ObjectStore>, settings: &Settings) -> Result<Repository, Error> {
         if let Some(repository) = Repository::look(Arc::clone(&store), settings)? {
@@ -190,6 +223,15 @@ impl Repository {
         self.store.url()
     }
 
+    /// Fails, mostly as `Unavailable`, unless the store answers and still holds this repository.
+    pub(crate) fn check_answers(&self) -> Result<(), Error> {
+        match self.store.size(MARKER)? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Unavailable, format!("`{}` has lost its `{MARKER}`", self.url()))
+                .hint("Check that the address leads to the same store as before.")),
+        }
+    }
+
     /// The address of an object, for people and for `locationRef`.
     pub(crate) fn location(&self, key: &str) -> String {
         format!("{}/{key}", self.store.url().trim_end_matches('/'))
@@ -226,11 +268,6 @@ impl Repository {
         }
         let to = self.chunk_head(key)?.encrypted_to;
         self.codec.check_opens(&to).map_err(|why| self.locked(key, &to, &why))
-    }
-
-    /// The public keys of the identities that are here; none: nothing that is encrypted can be read. Asks for them.
-    pub(crate) fn identities(&self) -> Result<Vec<String>, Error> {
-        self.codec.identities()
     }
 
     /// `recipients` are those the object is encrypted to, if that is known.
@@ -309,8 +346,8 @@ fn corrupt(location: &str, why: impl fmt::Display) -> Error {
 fn locked(what: &str, recipients: &[String], why: &str) -> Error {
     let to = if recipients.is_empty() { String::new() } else { format!(" to {}", recipients.join(", ")) };
     Error::new(ErrorKind::Refused, format!("{what} is encrypted{to} and cannot be read here: {why}")).hint(
-        "Set repository.identity_file (or repository.identity_command) to where the identity of one of these recipients \
-         is, restart coffer and try again; nothing was changed.",
+        "Put the identity of one of its recipients where repository.identity_file says (or let repository.identity_command \
+         print it) and try again; a change of the configuration needs a restart. Nothing was changed.",
     )
 }
 

@@ -9,14 +9,24 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use self::url::Address;
 use crate::error::{Error, ErrorKind};
 
 #[cfg(test)]
+pub(crate) mod canned;
+mod credentials;
+#[cfg(test)]
 pub(crate) mod faulty;
+mod http;
 pub(crate) mod local;
 pub(crate) mod probe;
+mod resume;
+mod retry;
+mod s3;
 #[cfg(test)]
 pub(crate) mod suite;
+mod swift;
+mod throttle;
 mod url;
 
 /// Longest key; S3 allows 1024 bytes, and a prefix has to fit too.
@@ -24,7 +34,6 @@ const KEY_BYTES_MAX: usize = 512;
 
 /// How a store is reached, besides its address. Nothing of it is secret but what lies in the credentials file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(dead_code, reason = "for the drivers of object stores")]
 pub(crate) struct Access {
     /// TOML, readable by its owner only. `None`: a store that asks for credentials cannot be opened.
     pub(crate) credentials_file: Option<PathBuf>,
@@ -58,14 +67,18 @@ pub(crate) trait ObjectStore: Send + Sync {
     fn delete_many(&self, keys: &[String]) -> Result<(), Error> {
         keys.iter().try_for_each(|key| self.delete(key))
     }
-    /// What the store's clock says, to the second; `None` for a store without a clock of its own.
+    /// The store's clock, `None` when it has none of its own.
     fn clock(&self) -> Result<Option<Timestamp>, Error> {
         Ok(None)
     }
-    /// Whether the store itself refuses to create what exists (`If-None-Match: *`), tried on `scratch_key`, which is
-    /// left behind; `None` for a store without such a request.
+    /// Whether the store was seen to refuse overwriting when asked to, by a try at `scratch_key`, which is gone
+    /// afterwards. If it does, `put` asks from then on, as a second guard; never as a lock. `None`: no such feature.
     fn creates_conditionally(&self, _scratch_key: &str) -> Result<Option<bool>, Error> {
         Ok(None)
+    }
+    /// Removes what unfinished writes of long ago have left behind, and returns how much of it.
+    fn sweep(&self) -> Result<usize, Error> {
+        Ok(0)
     }
     /// The address of the store, without credentials.
     fn url(&self) -> String;
@@ -86,15 +99,28 @@ pub(crate) struct StoredObject {
 }
 
 /// Opens the store at `url`; a folder that does not exist yet is made, a bucket or container is not.
-pub(crate) fn open(url: &str, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
-    let folder = url::parse(url)?;
-    Ok(Arc::new(local::LocalStore::create(&folder)?))
+pub(crate) fn open(url: &str, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
+    match url::parse(url)? {
+        Address::Folder(folder) => Ok(Arc::new(local::LocalStore::create(&folder)?)),
+        address => open_remote(address, access),
+    }
 }
 
 /// Opens the store at `url`, which must exist; anything else is `Unavailable`.
-pub(crate) fn open_existing(url: &str, _access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
-    let folder = url::parse(url)?;
-    Ok(Arc::new(local::LocalStore::open(&folder)?))
+pub(crate) fn open_existing(url: &str, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
+    match url::parse(url)? {
+        Address::Folder(folder) => Ok(Arc::new(local::LocalStore::open(&folder)?)),
+        address => open_remote(address, access),
+    }
+}
+
+/// Opens a store that is reached by HTTP, after a look whether bucket or container are there and may be used.
+fn open_remote(address: Address, access: &Access) -> Result<Arc<dyn ObjectStore>, Error> {
+    match address {
+        Address::S3(address) => Ok(Arc::new(s3::S3Store::open(address, access)?)),
+        Address::Swift(address) => Ok(Arc::new(swift::SwiftStore::open(address, access)?)),
+        Address::Folder(folder) => Ok(Arc::new(local::LocalStore::open(&folder)?)),
+    }
 }
 
 /// Refuses keys that a driver could take for anything but a name below its root.

@@ -14,6 +14,14 @@ pub(crate) fn check_contract(store: &dyn ObjectStore) {
     a_range_is_read_alone(store);
     a_listing_is_ordered_and_paged(store);
     the_same_put_from_many_sides_is_stored_once(store);
+    odd_names_and_sizes_are_kept(store);
+}
+
+/// What stores behind a network do besides: names are no paths there, and a listing comes in pages of their choice.
+pub(crate) fn check_remote_contract(store: &dyn ObjectStore) {
+    check_contract(store);
+    a_name_may_be_file_and_folder(store);
+    a_long_listing_is_whole(store);
 }
 
 fn absent_things_are_told(store: &dyn ObjectStore) {
@@ -120,6 +128,51 @@ fn the_same_put_from_many_sides_is_stored_once(store: &dyn ObjectStore) {
     });
     assert_eq!(read(store, "race/key"), [7; 100_000]);
     store.delete("race/key").unwrap();
+}
+
+fn odd_names_and_sizes_are_kept(store: &dyn ObjectStore) {
+    let long = ["odd".to_owned(), "n".repeat(200), "a".repeat(200), "m".repeat(106)].join("/");
+    assert_eq!(long.len(), super::KEY_BYTES_MAX);
+    let keys = ["odd/a..b", "odd/a-_.-", "odd/x.json", "odd/CAPITALS", "odd/0", &long];
+    for (n, key) in keys.iter().enumerate() {
+        // Between 4 and 10 KB one store's answers are slow, which is no reason for them to be wrong.
+        let bytes = vec![u8::try_from(n).unwrap(); 4000 + 1200 * n];
+        store.put(key, Body::Bytes(&bytes)).unwrap();
+        assert_eq!(read(store, key), bytes, "{key}");
+        assert_eq!(store.size(key).unwrap(), Some(bytes.len() as u64));
+    }
+    let mut sorted = keys.to_vec();
+    sorted.sort_unstable();
+    assert_eq!(names(store, "odd/", None, 100), sorted);
+    assert_eq!(store.put(&format!("{long}x"), Body::Bytes(b"")).unwrap_err().kind(), ErrorKind::InvalidInput);
+    store.delete_many(&keys.map(str::to_owned)).unwrap();
+    assert!(names(store, "", None, 1).is_empty());
+}
+
+fn a_name_may_be_file_and_folder(store: &dyn ObjectStore) {
+    for key in ["both", "both/inner", "both/inner/most"] {
+        store.put(key, Body::Bytes(key.as_bytes())).unwrap();
+    }
+    assert_eq!(read(store, "both"), b"both");
+    assert_eq!(read(store, "both/inner"), b"both/inner");
+    store.delete("both/inner").unwrap();
+    assert_eq!(names(store, "both", None, 10), ["both", "both/inner/most"]);
+    store.delete_many(&["both".to_owned(), "both/inner/most".to_owned()]).unwrap();
+}
+
+fn a_long_listing_is_whole(store: &dyn ObjectStore) {
+    let keys: Vec<String> = (0..1100).map(|n| format!("many/{n:05}")).collect();
+    std::thread::scope(|scope| {
+        for some in keys.chunks(keys.len() / 8 + 1) {
+            scope.spawn(move || some.iter().for_each(|key| store.put(key, Body::Bytes(key.as_bytes())).unwrap()));
+        }
+    });
+    assert_eq!(names(store, "", None, usize::MAX), keys);
+    assert_eq!(names(store, "many/", Some("many/00099"), 1000), keys[100..]);
+    assert_eq!(names(store, "many/", Some("many/00500"), 7), keys[501..508]);
+    store.delete_many(&keys).unwrap();
+    assert!(names(store, "", None, 1).is_empty());
+    store.delete_many(&keys).unwrap();
 }
 
 fn names(store: &dyn ObjectStore, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {

@@ -16,9 +16,11 @@ mod harness;
 
 mod adopt;
 mod bad_input;
+mod by_hand;
 mod crash;
 mod damage;
 mod destroyed;
+mod encrypted;
 mod giving_way;
 mod judge;
 mod oracle;

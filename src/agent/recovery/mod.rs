@@ -6,6 +6,7 @@
 //! exchanged back.
 
 pub(crate) mod journal;
+mod outage;
 mod promote;
 mod relay_logs;
 mod replay;

@@ -6,8 +6,10 @@ use std::fs::File;
 
 use crate::agent::history::place_in_chunk;
 use crate::agent::recovery::Walk;
+use crate::agent::recovery::outage::patiently;
 use crate::agent::recovery::relay_logs::{RelayLogs, write_relay_logs};
 use crate::agent::recovery::stage::{REPLAY_BEGUN, begins_anew};
+use crate::agent::recovery::switch::Ended;
 use crate::binlog::scheduled::{EventStatus, EventStatuses};
 use crate::datastore::mariadb;
 use crate::datastore::scratch::{self, ScheduledEvent, ScratchSettings};
@@ -20,16 +22,23 @@ use crate::domain::task::ProgressUnit;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::recovery::state::Event;
 
+/// What the step is called, once it goes on.
+const STEP: &str = "replaying";
+
 /// Replays the plan on the prepared data.
 pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
     scratch::discard_leftover(&walk.dir())?;
-    if !begins_anew(walk, REPLAY_BEGUN)? {
+    if walk.dir().join(REPLAY_BEGUN).exists() {
         return walk.enter(Event::StartedOver);
     }
-    let begin = real_begin(walk)?;
+    // A store that is away is waited for before anything is changed that a restart of coffer would begin anew.
+    patiently(walk, STEP, || walk.context.repository.check_answers())?;
+    let begin = patiently(walk, STEP, || real_begin(walk))?;
+    begins_anew(walk, REPLAY_BEGUN)?;
     let plan = walk.journal.plan.clone();
     let chunks: Vec<PlannedChunk> = plan.chunks.iter().filter_map(|chunk| behind(chunk, &begin)).collect();
-    let relay = make_ready(walk, &begin, &chunks)?;
+    let relay =
+        make_ready(walk, &begin, &chunks, || patiently(walk, STEP, || write_relay_logs(walk, &begin, &chunks)))?;
     if relay.replay.end != plan.position {
         return Err(Error::new(
             ErrorKind::Corrupt,
@@ -54,19 +63,36 @@ pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
     walk.enter(Event::Replayed)
 }
 
-/// Replays more transactions onto data that was replayed before (what the server wrote while the recovery ran).
-pub(super) fn replay_more(walk: &mut Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<(), Error> {
-    let relay = make_ready(walk, begin, chunks)?;
+/// Replays more transactions onto data that was replayed before (what the server wrote while the recovery ran). The
+/// server is down meanwhile, so a repository that does not answer is not waited for.
+pub(super) fn replay_more(walk: &mut Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<Ended, Error> {
+    let mut store_away = None;
+    let relay = make_ready(walk, begin, chunks, || {
+        write_relay_logs(walk, begin, chunks).inspect_err(|err| {
+            // Told apart here from a scratch server that does not answer.
+            store_away = (err.kind() == ErrorKind::Unavailable).then(|| Error::new(err.kind(), err.message()));
+        })
+    });
+    let relay = match (relay, store_away) {
+        (Err(_), Some(err)) => return Ok(Ended::StoreAway(err)),
+        (relay, _) => relay?,
+    };
     walk.journal.outcome.replayed_transactions += relay.transactions;
     let reached = run(walk, &relay)?;
     walk.journal.outcome.reached = Some(reached);
-    clean_up(walk)
+    clean_up(walk)?;
+    Ok(Ended::Saved)
 }
 
 /// Writes the relay logs while the scratch server makes its applier's records.
-fn make_ready(walk: &Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<RelayLogs, Error> {
+fn make_ready(
+    walk: &Walk<'_>,
+    begin: &BackupEnd,
+    chunks: &[PlannedChunk],
+    write: impl FnOnce() -> Result<RelayLogs, Error>,
+) -> Result<RelayLogs, Error> {
     if chunks.is_empty() {
-        return write_relay_logs(walk, begin, chunks);
+        return write();
     }
     let settings = settings(walk)?;
     std::thread::scope(|scope| {
@@ -74,7 +100,7 @@ fn make_ready(walk: &Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Re
             .name("replay-announce".to_owned())
             .spawn_scoped(scope, || scratch::announce(&walk.context.tools, &settings, &begin.at, &begin.position))
             .map_err(|err| Error::new(ErrorKind::Internal, "unable to start a thread").with_source(err))?;
-        let relay = write_relay_logs(walk, begin, chunks);
+        let relay = write();
         announced.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a thread panicked; see the log")))?;
         relay
     })

@@ -5,15 +5,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::agent::Context;
 use crate::agent::recovery::Walk;
 use crate::agent::recovery::journal::Fence;
+use crate::agent::recovery::outage::Outage;
 use crate::agent::recovery::replay::replay_more;
 use crate::agent::recovery::stage::server_owner;
 use crate::agent::ship::index::binlog_files;
-use crate::agent::supervisor::place_guard;
+use crate::agent::supervisor::{place_guard, remove_guard};
 use crate::clock::{self, Deadline};
 use crate::datastore::mysqld::{self, DataDirLock};
 use crate::domain::backup::BackupEnd;
@@ -27,33 +29,85 @@ use crate::error::{Error, ErrorKind, io_error};
 use crate::logging;
 use crate::recovery::state::Event;
 
-/// How long the last binlog may take to reach the repository while the server is down.
-const TAIL_TIMEOUT: Duration = Duration::from_secs(120);
+/// What the step is called, once it goes on.
+const STEP: &str = "fencing";
+/// How long the last binlog may take to reach the repository while the server is down. Little of it is left by then.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long shipping may take to catch up while the server still serves.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Ends writes: guard, clean stop, proof that nobody has the data open, the tail of the binlog shipped.
+///
+/// A repository that does not answer is waited for while the server serves: before the stop, and if it goes away between
+/// the stop and the end of the tail, the server comes back up first.
 pub(super) fn fence(walk: &mut Walk<'_>) -> Result<(), Error> {
-    let server = walk.instance.server.clone();
-    // An earlier life of coffer may have stopped it already; then its journal knows what it found.
-    let was_running = match &walk.journal.fence {
-        Some(fence) => fence.was_running,
-        None => mysqld::is_in_use(&server.data_dir)?,
-    };
-    if walk.journal.fence.is_none() {
-        if was_running {
-            // The less is left to ship, the shorter the server is down.
-            walk.shipper.drain(Deadline::after(CATCH_UP_TIMEOUT))?;
-        }
-        walk.journal.outcome.stopped_at = Some(clock::now());
-        walk.journal.fence = Some(Fence::begun(was_running));
-        walk.save()?;
+    let mut outage = Outage::default();
+    loop {
+        let was_running = match make_ready(walk) {
+            Ok(was_running) => was_running,
+            Err(err) => {
+                outage.wait(walk, STEP, err)?;
+                continue;
+            }
+        };
+        stop(walk)?;
+        let err = match end_history(walk, was_running)? {
+            Ended::Saved => return walk.enter(Event::Fenced),
+            Ended::StoreAway(err) => err,
+        };
+        let id = walk.journal.id;
+        logging::warn("recovery", format!("{id}: {err}; the server serves again until the repository answers"));
+        serve_again(walk, was_running)?;
+        outage.wait(walk, STEP, err)?;
     }
-    place_guard(&server, &format!("recovery {} exchanges the data; coffer starts the server\n", walk.journal.id))?;
-    mysqld::stop(&server)?;
-    hold_data(walk)?;
-    let files_there = !binlog_files(&server.binlog_base)?.is_empty();
-    let fence = save_tail(walk, was_running)?;
+}
+
+/// Whether the end of the history is in the repository.
+pub(super) enum Ended {
+    Saved,
+    /// Nothing was changed; the same can be done again.
+    StoreAway(Error),
+}
+
+/// Ships what can be shipped while the server serves, and asks the store whether it is there for the rest. Returns
+/// whether the server runs; `Unavailable` when the store is away.
+fn make_ready(walk: &mut Walk<'_>) -> Result<bool, Error> {
+    // An earlier life of coffer may have stopped it already; then its journal knows what it found.
+    if let Some(fence) = &walk.journal.fence {
+        return Ok(fence.was_running);
+    }
+    let was_running = mysqld::is_in_use(&walk.instance.server.data_dir)?;
+    if was_running {
+        // The less is left to ship, the shorter the server is down.
+        walk.shipper.drain(Deadline::after(CATCH_UP_TIMEOUT))?;
+    }
+    walk.context.repository.check_answers()?;
+    walk.journal.outcome.stopped_at = Some(clock::now());
+    walk.journal.fence = Some(Fence::begun(was_running));
+    walk.save()?;
+    Ok(was_running)
+}
+
+fn stop(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let server = &walk.instance.server;
+    place_guard(server, &format!("recovery {} exchanges the data; coffer starts the server\n", walk.journal.id))?;
+    mysqld::stop(server)?;
+    hold_data(walk)
+}
+
+/// The server is down: ships what it wrote last and, if the target is the latest, replays it.
+fn end_history(walk: &mut Walk<'_>, was_running: bool) -> Result<Ended, Error> {
+    let files_there = !binlog_files(&walk.instance.server.binlog_base)?.is_empty();
+    let fence = match save_tail(walk, was_running) {
+        Ok(fence) => fence,
+        Err(err) if err.kind() == ErrorKind::Unavailable => return Ok(Ended::StoreAway(err)),
+        Err(err) => return Err(err),
+    };
+    if walk.journal.plan.target.point == Point::Latest
+        && let Ended::StoreAway(err) = include_tail(walk, &fence)?
+    {
+        return Ok(Ended::StoreAway(err));
+    }
     walk.journal.outcome.fenced_at = fence.at.clone();
     walk.journal.outcome.fence_position = Some(fence.position.clone());
     walk.journal.outcome.tail = Some(match (was_running, files_there) {
@@ -62,10 +116,27 @@ pub(super) fn fence(walk: &mut Walk<'_>) -> Result<(), Error> {
         (false, false) => Tail::FilesGone,
     });
     walk.journal.fence = Some(fence);
-    if walk.journal.plan.target.point == Point::Latest {
-        include_tail(walk)?;
+    Ok(Ended::Saved)
+}
+
+/// Takes the fence down again: nothing was exchanged, and the server goes on with what it has.
+fn serve_again(walk: &mut Walk<'_>, was_running: bool) -> Result<(), Error> {
+    bring_back(walk, was_running)?;
+    walk.journal.outcome.stopped_at = None;
+    walk.journal.fence = None;
+    walk.save()?;
+    walk.shipper.resume();
+    Ok(())
+}
+
+/// Starts the server on the data it had, if it ran before.
+pub(super) fn bring_back(walk: &mut Walk<'_>, was_running: bool) -> Result<(), Error> {
+    walk.lock = None;
+    let server = &walk.instance.server;
+    if was_running && !mysqld::is_in_use(&server.data_dir)? {
+        mysqld::start(&walk.context.tools, server)?;
     }
-    walk.enter(Event::Fenced)
+    remove_guard(server)
 }
 
 /// Takes the locks a server would take.
@@ -78,14 +149,37 @@ pub(super) fn hold_data(walk: &mut Walk<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ships the end of the binlog and holds the shipper.
-pub(super) fn save_tail(walk: &Walk<'_>, was_running: bool) -> Result<Fence, Error> {
-    walk.shipper.hold();
-    let drained = match walk.shipper.drain(Deadline::after(TAIL_TIMEOUT)) {
+/// Ships the end of the binlog and holds the shipper. `Unavailable` when the repository does not take it in time; what
+/// was not shipped is then still in the server's files, and the server runs again if it ran before.
+pub(super) fn save_tail(walk: &mut Walk<'_>, was_running: bool) -> Result<Fence, Error> {
+    let shipper = walk.shipper;
+    shipper.hold();
+    // A server that was dead anyway is not kept down by a store that is slow.
+    let limit = if was_running { TAIL_TIMEOUT } else { CATCH_UP_TIMEOUT };
+    let drained = std::thread::scope(|scope| {
+        let (done, outcome) = bounded(1);
+        let drain = move || drop(done.send(shipper.drain(Deadline::after(limit))));
+        std::thread::Builder::new()
+            .name("ship-tail".to_owned())
+            .spawn_scoped(scope, drain)
+            .map_err(|err| Error::new(ErrorKind::Internal, "unable to start a thread").with_source(err))?;
+        match outcome.recv_timeout(limit) {
+            Ok(drained) => drained,
+            Err(RecvTimeoutError::Timeout) => {
+                // Whatever the store's driver still waits for: the server does not wait with it.
+                bring_back(walk, was_running)?;
+                Err(Error::new(ErrorKind::Unavailable, "the repository does not take the end of the binlog"))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::new(ErrorKind::Internal, "the thread that ships the tail has ended"))
+            }
+        }
+    });
+    let drained = match drained {
         // A dead server's files may be damaged too: what can be read of them has been shipped by then.
         Err(err) if !was_running && err.kind() != ErrorKind::Unavailable && err.kind() != ErrorKind::NoSpace => {
             logging::warn("recovery", format!("{}: the end of the binlog is not readable: {err}", walk.journal.id));
-            walk.shipper.shipped()?
+            shipper.shipped()?
         }
         drained => drained?,
     };
@@ -111,12 +205,11 @@ pub(super) fn highest_ever(context: &Context, instance: InstanceId) -> Result<Bi
 }
 
 /// "Latest" means everything: what the server wrote while the recovery ran is replayed too, before the switch.
-fn include_tail(walk: &mut Walk<'_>) -> Result<(), Error> {
-    let Some(fence) = walk.journal.fence.clone() else { return Ok(()) };
+fn include_tail(walk: &mut Walk<'_>, fence: &Fence) -> Result<Ended, Error> {
     let plan = &walk.journal.plan;
-    let Some(at) = fence.at.clone() else { return Ok(()) };
+    let Some(at) = fence.at.clone() else { return Ok(Ended::Saved) };
     if at.timeline != plan.stop.timeline || at.order() <= plan.stop.order() {
-        return Ok(());
+        return Ok(Ended::Saved);
     }
     let (ordinal, position) = plan.stop.order();
     let begin = BackupEnd { at: plan.stop.clone(), position: plan.position.clone(), clock: plan.stop_clock };
@@ -139,18 +232,20 @@ fn include_tail(walk: &mut Walk<'_>) -> Result<(), Error> {
             to: chunk.facts.end,
         })
         .collect();
+    if begin.position != fence.position {
+        logging::info("recovery", format!("{}: replaying what came in meanwhile", walk.journal.id));
+        if let Ended::StoreAway(err) = replay_more(walk, &begin, &more)? {
+            return Ok(Ended::StoreAway(err));
+        }
+        if walk.journal.outcome.reached.as_ref() != Some(&fence.position) {
+            return Err(Error::new(ErrorKind::Corrupt, "the replay of the tail did not reach its end"));
+        }
+    }
     let plan = &mut walk.journal.plan;
     plan.stop = at;
     plan.position = fence.position.clone();
     plan.stop_clock = fence.clock;
-    if begin.position != plan.position {
-        logging::info("recovery", format!("{}: replaying what came in meanwhile", walk.journal.id));
-        replay_more(walk, &begin, &more)?;
-        if walk.journal.outcome.reached.as_ref() != Some(&walk.journal.plan.position) {
-            return Err(Error::new(ErrorKind::Corrupt, "the replay of the tail did not reach its end"));
-        }
-    }
-    Ok(())
+    Ok(Ended::Saved)
 }
 
 /// Exchanges the directories, atomically. The recovered data gets the highest sequence numbers first.

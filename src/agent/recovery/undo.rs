@@ -3,7 +3,7 @@
 use crate::agent::Context;
 use crate::agent::recovery::journal::{Fence, Journal};
 use crate::agent::recovery::promote::{begin_timeline, new_timeline, prove_state, raise_state};
-use crate::agent::recovery::switch::{exchange, hold_data, inode, save_tail};
+use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, save_tail};
 use crate::agent::recovery::{Walk, let_go, set_status, with_walk};
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, place_guard, remove_guard};
@@ -96,6 +96,8 @@ fn fence(walk: &mut Walk<'_>) -> Result<(), Error> {
         if was_running {
             walk.shipper.drain(Deadline::after(CATCH_UP_TIMEOUT))?;
         }
+        // The newer history must be saved before anything is exchanged: without a store the server is not even stopped.
+        walk.context.repository.check_answers()?;
         walk.journal.undo_fence = Some(Fence::begun(was_running));
         walk.save()?;
     }
@@ -213,13 +215,9 @@ fn give_up(walk: &mut Walk<'_>, err: Error) -> Result<(), Error> {
 }
 
 fn serve_again(walk: &mut Walk<'_>, was_running: bool) -> Result<(), Error> {
-    walk.lock = None;
-    let server = walk.instance.server.clone();
-    if was_running && !mysqld::is_in_use(&server.data_dir)? {
-        mysqld::start(&walk.context.tools, &server)?;
-    }
+    bring_back(walk, was_running)?;
     walk.shipper.resume();
-    remove_guard(&server)
+    Ok(())
 }
 
 /// Frees the old data of a recovery: it cannot be undone any more.

@@ -12,7 +12,7 @@ use crate::clock::Deadline;
 use crate::datastore::xbstream::unpack::Unpacked;
 use crate::testing::TempDir;
 
-fn chunk(flags: u8, kind: u8, path: &[u8], payload: Option<(u64, &[u8])>) -> Vec<u8> {
+pub(super) fn chunk(flags: u8, kind: u8, path: &[u8], payload: Option<(u64, &[u8])>) -> Vec<u8> {
     let mut chunk = MAGIC.to_vec();
     chunk.extend([flags, kind]);
     chunk.extend(u32::try_from(path.len()).unwrap().to_le_bytes());
@@ -26,15 +26,15 @@ fn chunk(flags: u8, kind: u8, path: &[u8], payload: Option<(u64, &[u8])>) -> Vec
     chunk
 }
 
-fn piece(path: &str, offset: u64, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn piece(path: &str, offset: u64, bytes: &[u8]) -> Vec<u8> {
     chunk(0, b'P', path.as_bytes(), Some((offset, bytes)))
 }
 
-fn end(path: &str) -> Vec<u8> {
+pub(super) fn end(path: &str) -> Vec<u8> {
     chunk(0, b'E', path.as_bytes(), None)
 }
 
-fn file(path: &str, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn file(path: &str, bytes: &[u8]) -> Vec<u8> {
     [piece(path, 0, bytes), end(path)].concat()
 }
 
@@ -54,7 +54,13 @@ fn sample() -> Vec<u8> {
 }
 
 fn unpack_all(stream: impl Read, dir: &Path) -> Result<Unpacked, Error> {
-    unpack(stream, dir, &AtomicU64::new(0), &AtomicBool::new(false))
+    unpack_with(stream, dir, &AtomicU64::new(0), &AtomicBool::new(false))
+}
+
+fn unpack_with(stream: impl Read, dir: &Path, progress: &AtomicU64, cancelled: &AtomicBool) -> Result<Unpacked, Error> {
+    let elsewhere = TempDir::new();
+    let target = Target { dir, ledger: &elsewhere.join("ledger"), stream: "a stream", checkpoint_bytes: u64::MAX };
+    unpack(stream, &target, &Checkpoint::default(), progress, cancelled)
 }
 
 fn tap_all(stream: &[u8], names: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, Error> {
@@ -64,7 +70,7 @@ fn tap_all(stream: &[u8], names: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, E
 }
 
 /// Every file below `dir` with its content; directories end in `/`.
-fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut todo = vec![PathBuf::new()];
     while let Some(at) = todo.pop() {
@@ -86,7 +92,7 @@ fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 fn a_stream_becomes_its_files() {
     let scratch = TempDir::new();
     let progress = AtomicU64::new(0);
-    let made = unpack(&sample()[..], &scratch, &progress, &AtomicBool::new(false)).unwrap();
+    let made = unpack_with(&sample()[..], &scratch, &progress, &AtomicBool::new(false)).unwrap();
     assert_eq!(made, Unpacked { files: 4, bytes: 7 + 3000 + 16 });
     assert_eq!(progress.load(Ordering::SeqCst), sample().len() as u64);
     let expected: BTreeMap<String, Vec<u8>> = [
@@ -271,7 +277,7 @@ fn a_reader_that_fails_and_a_cancelled_unpacking_say_so() {
     let err = unpack_all(piece("x", 0, b"ab").chain(Failing), &scratch).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
     assert!(err.message().contains("part 7"));
-    let err = unpack(&sample()[..], &scratch, &AtomicU64::new(0), &AtomicBool::new(true)).unwrap_err();
+    let err = unpack_with(&sample()[..], &scratch, &AtomicU64::new(0), &AtomicBool::new(true)).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Interrupted);
     assert_eq!(unpack_all(&sample()[..], &scratch.join("none")).unwrap_err().kind(), ErrorKind::NotFound);
 }

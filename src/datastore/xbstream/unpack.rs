@@ -2,21 +2,23 @@
 //!
 //! Every name is opened by `openat2`, which the kernel keeps beneath the directory and away from symbolic links, and only
 //! regular files that did not exist are made. Everything is on disk when `unpack` returns: files are synced by a thread of
-//! their own while the next ones are written, directories at the end.
+//! their own while the next ones are written, directories at the end. Every so often that thread notes in a ledger how
+//! far everything is on disk, see `ledger`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Parser, Sink};
+use super::ledger::{Checkpoint, Ledger};
+use super::{Boundary, Parser, Sink};
 use crate::error::{Error, ErrorKind, error_of, io_error};
 
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -35,18 +37,32 @@ pub(crate) struct Unpacked {
     pub(crate) bytes: u64,
 }
 
-/// Unpacks the stream into `dir`, which must exist; no file of it may. `progress` counts bytes of the stream.
+/// Where a stream is unpacked to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    /// Must exist; no file of the stream may, but those of a checkpoint.
+    pub(crate) dir: &'a Path,
+    /// The file that says how far it has come, outside `dir`.
+    pub(crate) ledger: &'a Path,
+    /// What tells this stream from any other.
+    pub(crate) stream: &'a str,
+    /// So many bytes of the stream lie between two checkpoints.
+    pub(crate) checkpoint_bytes: u64,
+}
+
+/// Unpacks the stream, whose first byte is the one behind `from`. `progress` counts bytes of the stream.
 ///
-/// The stream must be complete. On failure what was unpacked so far is left and is worth nothing. Once `cancelled` is set
-/// it fails with `Interrupted`. What `reader` fails with is passed on as it is.
+/// The stream must be complete. On failure what was unpacked up to the last checkpoint is left and can be gone on with.
+/// Once `cancelled` is set it fails with `Interrupted`. What `reader` fails with is passed on as it is.
 pub(crate) fn unpack(
     mut reader: impl Read,
-    dir: &Path,
+    target: &Target<'_>,
+    from: &Checkpoint,
     progress: &AtomicU64,
     cancelled: &AtomicBool,
 ) -> Result<Unpacked, Error> {
-    let mut parser = Parser::default();
-    let mut tree = Tree::open(dir)?;
+    let mut parser = Parser::behind(from);
+    let mut tree = Tree::open(target, from)?;
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         if cancelled.load(Ordering::SeqCst) {
@@ -70,53 +86,116 @@ struct Tree<'a> {
     dir: &'a Path,
     root: OwnedFd,
     open: HashMap<String, File>,
-    made_dirs: BTreeSet<String>,
+    /// Directories in which something was made since the last checkpoint.
+    changed_dirs: BTreeSet<String>,
     made: Unpacked,
-    ended: Option<Sender<(String, File)>>,
+    checkpoint_bytes: u64,
+    checkpoint_at: u64,
+    to_sync: Option<Sender<ToSync>>,
     syncer: Option<JoinHandle<Result<(), Error>>>,
 }
 
+/// What the syncing thread is given, in the order of the stream.
+enum ToSync {
+    Ended { path: String, file: File },
+    Checkpoint { checkpoint: Checkpoint, open: Vec<(String, File)>, dirs: BTreeSet<String> },
+}
+
+/// Brings to disk what was written, and notes it.
+struct Syncer {
+    dir: PathBuf,
+    root: OwnedFd,
+    ledger: Ledger,
+}
+
+impl Syncer {
+    fn run(mut self, queue: &Receiver<ToSync>) -> Result<(), Error> {
+        for item in queue {
+            match item {
+                ToSync::Ended { path, file } => {
+                    self.sync(&path, &file)?;
+                    let metadata = file.metadata();
+                    let metadata = metadata.map_err(|err| io_error("unable to look at", &self.dir.join(&path), err))?;
+                    self.ledger.ended(path, metadata.len())?;
+                }
+                ToSync::Checkpoint { checkpoint, open, dirs } => {
+                    for (path, file) in &open {
+                        self.sync(path, file)?;
+                    }
+                    // Deeper ones first: a name that is durable then never leads to one that is not.
+                    for path in dirs.iter().rev() {
+                        let dir = open_dir(&self.root, path).and_then(rustix::fs::fsync);
+                        dir.map_err(|err| io_error("unable to sync directory", &self.dir.join(path), err.into()))?;
+                    }
+                    self.ledger.checkpoint(checkpoint)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A failed sync is final: the kernel forgets the pages it could not write.
+    fn sync(&self, path: &str, file: &File) -> Result<(), Error> {
+        file.sync_all().map_err(|err| io_error("unable to sync", &self.dir.join(path), err))
+    }
+}
+
 impl<'a> Tree<'a> {
-    fn open(dir: &'a Path) -> Result<Tree<'a>, Error> {
+    fn open(target: &Target<'a>, from: &Checkpoint) -> Result<Tree<'a>, Error> {
+        let Target { dir, ledger, stream, checkpoint_bytes } = *target;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty())
             .map_err(|err| io_error("unable to open directory", dir, err.into()))?;
-        let (ended, queue) = bounded::<(String, File)>(UNSYNCED_FILES_MAX);
-        let base = dir.to_owned();
-        let sync_all = move || {
-            for (path, file) in queue {
-                // A failed sync is final: the kernel forgets the pages it could not write.
-                file.sync_all().map_err(|err| io_error("unable to sync", &base.join(path), err))?;
-            }
-            Ok(())
+        let failed = |err| io_error("unable to open directory", dir, err);
+        let syncer = Syncer {
+            dir: dir.to_owned(),
+            root: root.try_clone().map_err(failed)?,
+            ledger: Ledger::open(ledger, stream, from)?,
         };
-        let syncer = thread::Builder::new().name("unpack-sync".to_owned()).spawn(sync_all);
+        let (to_sync, queue) = bounded(UNSYNCED_FILES_MAX);
+        let syncer = thread::Builder::new().name("unpack-sync".to_owned()).spawn(move || syncer.run(&queue));
         let syncer = syncer.map_err(|err| Error::new(ErrorKind::Io, "unable to start a thread").with_source(err))?;
-        Ok(Tree {
+        let mut tree = Tree {
             dir,
             root,
             open: HashMap::new(),
-            made_dirs: BTreeSet::new(),
-            made: Unpacked { files: 0, bytes: 0 },
-            ended: Some(ended),
+            changed_dirs: BTreeSet::new(),
+            made: Unpacked { files: from.files, bytes: from.bytes },
+            checkpoint_bytes,
+            checkpoint_at: from.offset,
+            to_sync: Some(to_sync),
             syncer: Some(syncer),
-        })
+        };
+        for (path, bytes) in &from.open {
+            tree.reopen(path, *bytes)?;
+        }
+        Ok(tree)
+    }
+
+    /// A file that had come this far at the checkpoint; what was written behind it is cut off.
+    fn reopen(&mut self, path: &str, bytes: u64) -> Result<(), Error> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = open_beneath(&self.root, path, flags, Mode::empty());
+        let mut file = File::from(file.map_err(|err| self.fault("unable to open", path, err))?);
+        let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
+        cut.map_err(|err| io_error("unable to go on with", &self.dir.join(path), err))?;
+        self.open.insert(path.to_owned(), file);
+        Ok(())
     }
 
     /// Everything is on disk when this returns.
     fn finish(mut self) -> Result<Unpacked, Error> {
         self.join_syncer()?;
         // Deeper ones first: a name that is durable then never leads to one that is not.
-        for path in self.made_dirs.iter().rev() {
+        for path in self.changed_dirs.iter().rev() {
             let dir = self.open_dir(path)?;
             rustix::fs::fsync(&dir).map_err(|err| self.fault("unable to sync directory", path, err))?;
         }
-        rustix::fs::fsync(&self.root).map_err(|err| self.fault("unable to sync directory", "", err))?;
         Ok(self.made)
     }
 
     fn join_syncer(&mut self) -> Result<(), Error> {
-        self.ended = None;
+        self.to_sync = None;
         let panicked = |_| Error::new(ErrorKind::Internal, "the thread that syncs files panicked");
         self.syncer.take().map_or(Ok(()), |syncer| syncer.join().map_err(panicked)?)
     }
@@ -130,15 +209,15 @@ impl<'a> Tree<'a> {
     fn make_parents(&mut self, path: &str) -> Result<(), Error> {
         for (at, _) in path.match_indices('/') {
             let Some(dir) = path.get(..at) else { continue };
-            let (parent, name) = dir.rsplit_once('/').unwrap_or((".", dir));
-            let parent = self.open_dir(parent)?;
+            let name = dir.rsplit_once('/').map_or(dir, |(_, name)| name);
+            let parent = self.open_dir(parent_of(dir))?;
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(DIR_MODE)) {
                 Ok(()) => {
                     let made = self.open_dir(dir)?;
                     // The umask does not decide.
                     rustix::fs::fchmod(&made, Mode::from_raw_mode(DIR_MODE))
                         .map_err(|err| self.fault("unable to set the mode of", dir, err))?;
-                    self.made_dirs.insert(dir.to_owned());
+                    self.changed_dirs.insert(parent_of(dir).to_owned());
                 }
                 Err(Errno::EXIST) => {}
                 Err(err) => return Err(self.fault("unable to create directory", dir, err)),
@@ -148,9 +227,17 @@ impl<'a> Tree<'a> {
     }
 
     fn open_dir(&self, path: &str) -> Result<OwnedFd, Error> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        open_beneath(&self.root, path, flags, Mode::empty())
-            .map_err(|err| self.fault("unable to open directory", path, err))
+        open_dir(&self.root, path).map_err(|err| self.fault("unable to open directory", path, err))
+    }
+
+    /// Hands something to the syncing thread.
+    fn send(&mut self, item: ToSync) -> Result<(), Error> {
+        if self.to_sync.as_ref().is_some_and(|to_sync| to_sync.send(item).is_ok()) {
+            return Ok(());
+        }
+        // It hung up: because a sync failed.
+        self.join_syncer()?;
+        Err(Error::new(ErrorKind::Internal, "the thread that syncs files ended early"))
     }
 
     fn fault(&self, doing: &str, path: &str, err: Errno) -> Error {
@@ -186,6 +273,7 @@ impl Sink for Tree<'_> {
         rustix::fs::fchmod(&file, Mode::from_raw_mode(FILE_MODE))
             .map_err(|err| self.fault("unable to set the mode of", path, err))?;
         self.made.files += 1;
+        self.changed_dirs.insert(parent_of(path).to_owned());
         self.open.insert(path.to_owned(), File::from(file));
         Ok(())
     }
@@ -200,13 +288,24 @@ impl Sink for Tree<'_> {
 
     fn end(&mut self, path: &str) -> Result<(), Error> {
         let Some(file) = self.open.remove(path) else { return Ok(()) };
-        let is_sent = self.ended.as_ref().is_some_and(|ended| ended.send((path.to_owned(), file)).is_ok());
-        if is_sent {
+        self.send(ToSync::Ended { path: path.to_owned(), file })
+    }
+
+    fn boundary(&mut self, place: &Boundary<'_>) -> Result<(), Error> {
+        if place.offset - self.checkpoint_at < self.checkpoint_bytes {
             return Ok(());
         }
-        // It hung up: because a sync failed.
-        self.join_syncer()?;
-        Err(Error::new(ErrorKind::Internal, "the thread that syncs files ended early"))
+        self.checkpoint_at = place.offset;
+        let checkpoint = Checkpoint {
+            offset: place.offset,
+            files: place.files,
+            bytes: self.made.bytes,
+            open: place.open.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect(),
+        };
+        let open = self.open.iter().map(|(path, file)| Ok((path.clone(), file.try_clone()?)));
+        let open = open.collect::<io::Result<_>>().map_err(|err| io_error("unable to sync files in", self.dir, err))?;
+        let dirs = std::mem::take(&mut self.changed_dirs);
+        self.send(ToSync::Checkpoint { checkpoint, open, dirs })
     }
 }
 
@@ -215,6 +314,16 @@ impl Drop for Tree<'_> {
         // The error that led here is the one to tell.
         let _ = self.join_syncer();
     }
+}
+
+/// The directory that holds `path`.
+fn parent_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(".", |(parent, _)| parent)
+}
+
+fn open_dir(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open_beneath(root, path, flags, Mode::empty())
 }
 
 fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {

@@ -50,19 +50,19 @@ impl ChunkHead {
         }
     }
 
-    pub(super) fn form(&self) -> Form {
+    pub(in crate::repository) fn form(&self) -> Form {
         Form { compression: self.compression, encrypted: !self.encrypted_to.is_empty() }
     }
 
     /// How many bytes the frame takes, whatever the payload becomes.
-    pub(super) fn frame_bytes(&self) -> Result<usize, Error> {
+    pub(in crate::repository) fn frame_bytes(&self) -> Result<usize, Error> {
         let widest = Payload { bytes: u64::MAX, sha256: "0".repeat(64) };
         let json = to_json(&ChunkHead { payload: widest, ..self.clone() })?;
         Ok(8 + json.len() + DIGEST_LINE_BYTES)
     }
 
     /// The frame, `bytes` long: what is left over is filled with spaces behind the JSON.
-    pub(super) fn frame(&self, bytes: usize) -> Result<Vec<u8>, Error> {
+    pub(in crate::repository) fn frame(&self, bytes: usize) -> Result<Vec<u8>, Error> {
         let mut json = to_json(self)?;
         let too_long = || super::internal(&self.facts, "has a head of more than 4 MiB");
         let json_bytes = bytes.checked_sub(8 + DIGEST_LINE_BYTES).ok_or_else(too_long)?;

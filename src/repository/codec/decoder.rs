@@ -37,8 +37,8 @@ pub(in crate::repository) enum Fault {
 pub(in crate::repository) struct Decoder<R: BufRead>(Decompressor<R>);
 
 enum Decompressor<R: BufRead> {
-    Zstd(zstd::Decoder<'static, Source<R>>),
-    Gzip(GzDecoder<Source<R>>),
+    Zstd(Box<zstd::Decoder<'static, Source<R>>>),
+    Gzip(Box<GzDecoder<Source<R>>>),
 }
 
 /// What was read to tell the form, and the rest.
@@ -93,10 +93,7 @@ fn decrypt<R: BufRead>(stored: Whole<R>, keyring: &Keyring) -> Result<Source<R>,
     };
     match decryptor.decrypt(identities.iter().map(|identity| identity as &dyn age::Identity)) {
         Ok(reader) => Ok(Source::Decrypted(BufReader::with_capacity(BUFFER_BYTES, reader))),
-        Err(DecryptError::NoMatchingKeys) => {
-            keyring.distrust();
-            Err(Fault::Locked("no identity here opens it".to_owned()))
-        }
+        Err(DecryptError::NoMatchingKeys) => Err(Fault::Locked(keyring.misfit(&identities))),
         Err(err) => Err(damaged(err)),
     }
 }
@@ -117,7 +114,7 @@ fn zstd<R: BufRead>(begin: [u8; 4], mut source: Source<R>) -> Result<(Vec<u8>, D
     let unusable = |err: io::Error| Fault::Damaged(format!("unable to start zstd: {err}"));
     let mut decoder = zstd::Decoder::with_buffer(source).map_err(unusable)?.single_frame();
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(unusable)?;
-    Ok((name, Decompressor::Zstd(decoder)))
+    Ok((name, Decompressor::Zstd(Box::new(decoder))))
 }
 
 fn gzip<R: BufRead>(source: Source<R>) -> Result<(Vec<u8>, Decompressor<R>), Fault> {
@@ -127,7 +124,7 @@ fn gzip<R: BufRead>(source: Source<R>) -> Result<(Vec<u8>, Decompressor<R>), Fau
         let _ = decoder.read(&mut []).map_err(fault_of)?;
     }
     let name = decoder.header().and_then(|header| header.filename()).unwrap_or_default().to_vec();
-    Ok((name, Decompressor::Gzip(decoder)))
+    Ok((name, Decompressor::Gzip(Box::new(decoder))))
 }
 
 fn too_short() -> Fault {

@@ -14,7 +14,8 @@ use crate::error::{Error, ErrorKind, error_of};
 
 /// Backups and shipping share the host with the server: speed before size.
 const ZSTD_LEVEL: i32 = 1;
-const GZIP_LEVEL: u32 = 1;
+/// The fastest that leaves what cannot be compressed as it is: level 1 would make it longer.
+const GZIP_LEVEL: u32 = 2;
 /// By how much encryption makes a part longer: a stanza of 200 bytes a recipient, and 16 bytes every 64 KiB.
 pub(super) const ENCRYPTION_BYTES_MAX: usize = 16 * 1024;
 

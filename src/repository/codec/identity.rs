@@ -153,34 +153,26 @@ impl Keyring {
         }
     }
 
-    /// The public keys of the identities.
+    /// The public keys of the identities; none: there are none.
     pub(super) fn names(&self) -> Result<Vec<String>, Error> {
-        let identities = self.identities()?;
-        Ok(identities.iter().flat_map(|all| all.iter()).map(|identity| identity.to_public().to_string()).collect())
+        Ok(self.identities()?.map(|identities| names_of(&identities)).unwrap_or_default())
     }
 
     pub(super) fn check_opens(&self, recipients: &[String]) -> Result<(), String> {
-        let fits = |names: &[String]| names.iter().any(|name| recipients.contains(name));
-        match self.identities() {
-            Ok(None) => Err(self.absence()),
-            Ok(Some(_)) => {
-                let names = self.names().map_err(|err| err.message())?;
-                if fits(&names) {
-                    return Ok(());
-                }
-                self.distrust();
-                Err(format!("the identity here is that of {}", names.join(", ")))
-            }
-            Err(err) => Err(err.message()),
+        let Some(identities) = self.identities().map_err(|err| err.message())? else { return Err(self.absence()) };
+        if names_of(&identities).iter().any(|name| recipients.contains(name)) {
+            return Ok(());
         }
+        Err(self.misfit(&identities))
     }
 
-    /// The identities opened nothing: others may be had by now.
-    pub(super) fn distrust(&self) {
+    /// Why these identities do not open something. Others may be had by now, so they are asked for again, in a while.
+    pub(super) fn misfit(&self, identities: &[Identity]) -> String {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         if answered.as_ref().is_some_and(Answered::is_old) {
             *answered = None;
         }
+        format!("the identity here is that of {}", names_of(identities).join(", "))
     }
 
     fn asked(&self, ask: &Ask) -> Result<Identities, Error> {
@@ -201,6 +193,10 @@ impl Keyring {
             None => Err(Error::new(ErrorKind::Internal, "nobody was asked for identities")),
         }
     }
+}
+
+fn names_of(identities: &[Identity]) -> Vec<String> {
+    identities.iter().map(|identity| identity.to_public().to_string()).collect()
 }
 
 /// The identities in a file, which must be its owner's secret.

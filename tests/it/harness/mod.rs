@@ -8,8 +8,14 @@ pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod instance;
 pub(crate) mod load;
+#[path = "../../../src/testing/proxy/mod.rs"]
+#[allow(dead_code, reason = "shared with the unit tests, which use the rest")]
+pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod sql;
+#[path = "../../../src/testing/stores.rs"]
+#[allow(dead_code, reason = "shared with the unit tests, which use the rest")]
+pub(crate) mod stores;
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,14 @@
 //! What unit tests of several modules share.
 
+#[allow(clippy::disallowed_methods, reason = "shared with tests/it, whose rules are others")]
+#[allow(dead_code, reason = "shared with tests/it, which uses the rest")]
+pub(crate) mod proxy;
+#[allow(clippy::disallowed_methods, reason = "shared with tests/it, whose rules are others")]
+#[allow(dead_code, reason = "shared with tests/it, which uses the rest")]
+pub(crate) mod stores;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
