@@ -76,6 +76,15 @@ pub(crate) struct Demo {
     /// rows to load before the demo begins (default: 220000)
     #[argh(option, arg_name = "N", default = "220_000")]
     pub(crate) rows: u64,
+    /// where backups and binlogs go: file://, s3:// or swift:// (default: a folder in the demo's state)
+    #[argh(option, arg_name = "URL")]
+    pub(crate) repository: Option<String>,
+    /// file with the credentials of an object store, readable by its owner only
+    #[argh(option, arg_name = "FILE")]
+    pub(crate) credentials: Option<PathBuf>,
+    /// certificates in PEM to trust instead of the system's, for an object store
+    #[argh(option, arg_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// Where the appliance is and how to answer; part of every client command.

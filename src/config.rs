@@ -232,7 +232,7 @@ impl Config {
             Some(url) => {
                 return Err(source
                     .wrong("", "repository_url", format!("`{url}` is not a URL"))
-                    .hint("Write file:///directory for a folder."));
+                    .hint("Write file:///directory for a folder, or s3://bucket/prefix or swift://container/prefix."));
             }
             None => format!("file://{}/repository", state_dir.display()),
         };

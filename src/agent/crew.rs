@@ -140,6 +140,7 @@ impl Crew {
         let supervisor = Arc::new(Supervisor::new(&self.context, id));
         let (calls, inbox) = bounded::<Call>(4);
         let (stop_shipper, shipper_stopped) = bounded::<()>(0);
+        let (stop_watch, watch_stopped) = bounded::<()>(0);
         let (stop_supervisor, supervisor_stopped) = bounded::<()>(0);
         let short = id.to_string().chars().take(8).collect::<String>();
         let threads = vec![
@@ -155,12 +156,16 @@ impl Crew {
                 let shipper = Arc::clone(&shipper);
                 move || shipper.run(&shipper_stopped)
             })?,
+            spawn(format!("lag-{short}"), {
+                let shipper = Arc::clone(&shipper);
+                move || shipper.watch(&watch_stopped)
+            })?,
             spawn(format!("watch-{short}"), {
                 let supervisor = Arc::clone(&supervisor);
                 move || supervisor.run(&supervisor_stopped)
             })?,
         ];
-        posts.insert(id, Post { shipper, calls, stops: vec![stop_shipper, stop_supervisor], threads });
+        posts.insert(id, Post { shipper, calls, stops: vec![stop_shipper, stop_watch, stop_supervisor], threads });
         Ok(())
     }
 }

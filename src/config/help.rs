@@ -31,7 +31,7 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "repository_url",
         Value::Example("\"file:///var/backups/coffer\""),
-        "Where backups and binlogs go. Default: the folder repository in state_dir, which is on the same disk as the\ndata it protects: good for a try, not for the day the disk dies.",
+        "Where backups and binlogs go: file:///folder, or\ns3://bucket/prefix?endpoint=https://host:port&region=name&path_style=true (without endpoint it is AWS; region is\nus-east-1 unless named; path_style is for when the default, true with an endpoint, is wrong), or\nswift://container/prefix?auth_url=https://host:port/v3&region=name&interface=public (/auth/v1.0 in place of /v3 for\nauth v1). Default: the folder repository in state_dir, which is on the same disk as the data it protects: good for\na try, not for the day the disk dies.",
     ),
     key(
         "",
@@ -43,7 +43,7 @@ pub(super) const KEYS: &[Key] = &[
         "repository",
         "credentials_file",
         Value::Example("\"/etc/coffer/credentials.toml\""),
-        "What opens an object store: a TOML file that only its owner may read. Default: credentials.toml in state_dir.",
+        "What opens an object store: a TOML file that only its owner may read. It has [s3] with access_key_id,\nsecret_access_key and, if there is one, session_token; or [swift] with user and key (auth v1), or with username,\npassword, project, user_domain and project_domain, or with application_credential_id and\napplication_credential_secret (Keystone). It is read again when the store does not accept it any more.\nDefault: credentials.toml in state_dir.",
     ),
     key(
         "repository",

@@ -19,6 +19,7 @@ use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::error_of;
 use crate::error::{Error, ErrorKind};
+use crate::storage::patience;
 
 /// Unpacked parts that wait to be read, beside the one that is.
 const UNPACKED_MAX: usize = 3;
@@ -54,6 +55,8 @@ struct Line {
     cancelled: Arc<AtomicBool>,
     places: Mutex<Places>,
     moved: Condvar,
+    /// Nobody reads any more.
+    given_up: Arc<AtomicBool>,
 }
 
 struct Places {
@@ -91,6 +94,7 @@ impl BackupReader {
             cancelled,
             places: Mutex::new(Places { begin: first, taken: first, fetched: BTreeMap::new(), stopped: false }),
             moved: Condvar::new(),
+            given_up: Arc::new(AtomicBool::new(false)),
         });
         let mut reader = BackupReader {
             line: Arc::clone(&line),
@@ -199,7 +203,8 @@ impl Line {
         let mut stored = Vec::new();
         while let Some(index) = self.begin() {
             let Some(part) = self.parts.get(index) else { return };
-            let fetched = fetch_stored(&self.repository, part, &mut stored).and_then(|()| {
+            let stored_part = patience::unless(&self.given_up, || fetch_stored(&self.repository, part, &mut stored));
+            let fetched = stored_part.and_then(|()| {
                 // Until it is this part's turn, its stored form is the smaller one to keep.
                 if self.wait_for_room(index) { unpack(&self.repository, part, &stored) } else { Err(given_up()) }
             });
@@ -253,6 +258,7 @@ impl Line {
     }
 
     fn stop(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
         self.lock().stopped = true;
         self.moved.notify_all();
     }

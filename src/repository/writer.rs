@@ -21,7 +21,7 @@ use super::resume::PartJournal;
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::{Error, ErrorKind};
-use crate::storage::Body;
+use crate::storage::{Body, patience};
 
 const PACKERS: usize = 2;
 /// One that is filled and one for each packer.
@@ -80,7 +80,7 @@ struct Shared {
     parts: Mutex<Vec<(u32, Part)>>,
     failure: Mutex<Option<Error>>,
     /// Set with `failure`, or when the writer is dropped.
-    stopped: AtomicBool,
+    stopped: Arc<AtomicBool>,
     transferred: Arc<Transferred>,
 }
 
@@ -101,7 +101,7 @@ impl BackupWriter {
             journal,
             parts: Mutex::new(Vec::new()),
             failure: Mutex::new(None),
-            stopped: AtomicBool::new(false),
+            stopped: Arc::new(AtomicBool::new(false)),
             transferred: Arc::new(Transferred::default()),
         });
         let mut writer = BackupWriter {
@@ -154,7 +154,8 @@ impl BackupWriter {
     }
 
     fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        let thread = thread::Builder::new().name(name).spawn(body);
+        let stopped = Arc::clone(&self.shared.stopped);
+        let thread = thread::Builder::new().name(name).spawn(move || patience::unless(&stopped, body));
         let thread = thread.map_err(|err| Error::new(ErrorKind::Io, "unable to start a thread").with_source(err))?;
         self.threads.push(thread);
         Ok(())

@@ -19,6 +19,7 @@ mod credentials;
 pub(crate) mod faulty;
 mod http;
 pub(crate) mod local;
+pub(crate) mod patience;
 pub(crate) mod probe;
 mod resume;
 mod retry;

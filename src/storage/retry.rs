@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock::Stopwatch;
 use crate::error::Error;
 use crate::logging;
+use crate::storage::patience;
 
 /// A store may ask for a pause (`Retry-After`), but not for a nap.
 const PAUSE_ASKED_MAX: Duration = Duration::from_secs(30);
@@ -113,8 +114,7 @@ impl Attempts {
         if self.made == 1 {
             logging::warn("storage", format_args!("{doing} is tried again: {}", failure.error.message()));
         }
-        std::thread::sleep(pause);
-        Ok(())
+        if patience::sleep(pause) { Ok(()) } else { Err(self.told(failure.error)) }
     }
 
     /// Progress was made: the next failure is the first one again.

@@ -154,7 +154,8 @@ fn parse_s3(bad: &Mistake<'_>, rest: &str) -> Result<S3Address, Error> {
         return Err(bad.is("has a path in its `endpoint`, which must end behind host and port"));
     }
     let path_style = match query.remove("path_style").as_deref() {
-        None => endpoint.is_some(),
+        // A certificate for `*.host` does not cover a bucket with a dot in it.
+        None => endpoint.is_some() || bucket.contains('.'),
         Some("true") => true,
         Some("false") => false,
         Some(_) => return Err(bad.is("has a `path_style` that is neither true nor false")),
@@ -355,6 +356,7 @@ mod tests {
         assert_eq!(own.render(), "s3://b-1/a/b");
         assert_eq!(s3("s3://b-1?endpoint=https%3A%2F%2Fhost&path_style=false").endpoint, "https://host");
         assert!(s3("s3://Old_Bucket?path_style=true").path_style);
+        assert!(s3("s3://my.bucket").path_style && !s3("s3://my.bucket?path_style=false").path_style);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! The drivers ride out what is over in two minutes by themselves. What lasts longer comes here as `Unavailable`.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::agent::recovery::{WATCH_EVERY, Walk};
 use crate::clock::Stopwatch;
 use crate::error::{Error, ErrorKind};
 use crate::logging;
-use std::sync::atomic::Ordering;
+use crate::storage::patience;
 
 /// Who has not mended the store by then is not about to.
 const OUTAGE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -73,7 +74,7 @@ struct Pause {
 pub(super) fn patiently<T>(walk: &Walk<'_>, step: &str, mut act: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let mut outage = Outage::default();
     loop {
-        match act() {
+        match patience::unless(&walk.cancelled, &mut act) {
             Ok(done) => return Ok(done),
             Err(err) => outage.wait(walk, step, err)?,
         }

@@ -18,6 +18,7 @@ use crate::domain::recovery::PlannedChunk;
 use crate::error::{Error, ErrorKind, error_of, io_error};
 use crate::repository::Repository;
 use crate::repository::chunk::ChunkHead;
+use crate::storage::patience;
 
 /// Chunks that wait, unpacked and checked, to be written.
 const WAITING_MAX: usize = 2;
@@ -56,13 +57,14 @@ pub(super) fn write_relay_logs(
     };
     std::thread::scope(|scope| {
         let (departures, arrivals) = bounded::<Fetched>(WAITING_MAX);
-        let repository = &walk.context.repository;
+        let (repository, cancelled) = (&walk.context.repository, &walk.cancelled);
         std::thread::Builder::new()
             .name("replay-fetch".to_owned())
             .spawn_scoped(scope, move || {
                 for chunk in chunks {
                     // Nobody receives any more once writing has failed.
-                    if departures.send(fetch(repository, chunk)).is_err() {
+                    let fetched = patience::unless(cancelled, || fetch(repository, chunk));
+                    if departures.send(fetched).is_err() {
                         return;
                     }
                 }

@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, io_error};
 use crate::logging;
 use crate::recovery::state::Event;
 use crate::repository::reader::BackupReader;
+use crate::storage::patience;
 
 /// Says how far the staging has come.
 const LEDGER: &str = "staged";
@@ -45,7 +46,7 @@ pub(super) fn stage(walk: &mut Walk<'_>) -> Result<(), Error> {
     let mut came_to = 0;
     let unpacked = loop {
         let done = AtomicU64::new(0);
-        match unpack_base(walk, &done) {
+        match patience::unless(&walk.cancelled, || unpack_base(walk, &done)) {
             Ok(unpacked) => break unpacked,
             Err(err) => {
                 let now_at = done.load(Ordering::Relaxed);

@@ -28,6 +28,7 @@ use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::logging;
 use crate::recovery::state::Event;
+use crate::storage::patience;
 
 /// What the step is called, once it goes on.
 const STEP: &str = "fencing";
@@ -79,9 +80,9 @@ fn make_ready(walk: &mut Walk<'_>) -> Result<bool, Error> {
     let was_running = mysqld::is_in_use(&walk.instance.server.data_dir)?;
     if was_running {
         // The less is left to ship, the shorter the server is down.
-        walk.shipper.drain(Deadline::after(CATCH_UP_TIMEOUT))?;
+        patience::unless(&walk.cancelled, || walk.shipper.drain(Deadline::after(CATCH_UP_TIMEOUT)))?;
     }
-    walk.context.repository.check_answers()?;
+    patience::unless(&walk.cancelled, || walk.context.repository.check_answers())?;
     walk.journal.outcome.stopped_at = Some(clock::now());
     walk.journal.fence = Some(Fence::begun(was_running));
     walk.save()?;
@@ -158,7 +159,8 @@ pub(super) fn save_tail(walk: &mut Walk<'_>, was_running: bool) -> Result<Fence,
     let limit = if was_running { TAIL_TIMEOUT } else { CATCH_UP_TIMEOUT };
     let drained = std::thread::scope(|scope| {
         let (done, outcome) = bounded(1);
-        let drain = move || drop(done.send(shipper.drain(Deadline::after(limit))));
+        let deadline = Deadline::after(limit);
+        let drain = move || drop(done.send(patience::until(deadline, || shipper.drain(deadline))));
         std::thread::Builder::new()
             .name("ship-tail".to_owned())
             .spawn_scoped(scope, drain)

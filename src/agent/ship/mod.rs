@@ -6,8 +6,10 @@
 //! stands in the same file. Whatever cannot be had is a recorded gap; shipping goes on behind it.
 
 pub(crate) mod index;
+mod report;
 pub(crate) mod tail;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::agent::Context;
 use crate::agent::ship::index::{binlog_files, name_of};
+use crate::agent::ship::report::Told;
 use crate::agent::ship::tail::{Continuity, Piece, Scan, Tail, continuity};
 use crate::clock::{self, Deadline};
 use crate::domain::chunk::{Chunk, ChunkFacts, Gap};
@@ -22,17 +25,18 @@ use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::{BinlogState, GtidPosition};
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::instance::Instance;
-use crate::domain::shipping::{ShippingState, ShippingStatus};
+use crate::domain::shipping::ShippingState;
 use crate::domain::timeline::{Branch, Origin, Timeline};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
 use crate::repository::chunk::ChunkBody;
 use crate::repository::hex;
+use crate::storage::patience;
 
 /// The longest pause between two tries while something stands in the way.
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// How often an unchanged status is written again, so that "looked at" stays fresh.
-const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// How long one look lets a store's driver try again by itself; then the look has failed, and says so.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// Chunks larger than this are read from the file while they are stored, instead of being held in memory.
 const IN_MEMORY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Damage at the end of an active file may be a write that is under way; after this long it is damage.
@@ -43,6 +47,7 @@ pub(crate) struct Shipper {
     context: Arc<Context>,
     instance: InstanceId,
     inner: Mutex<Inner>,
+    told: Mutex<Told>,
 }
 
 #[derive(Default)]
@@ -50,10 +55,7 @@ struct Inner {
     tail: Option<Tail>,
     held: bool,
     failures: u32,
-    status: Option<ShippingStatus>,
-    status_written: Option<clock::Stopwatch>,
-    /// The status has changed since it was written.
-    status_changed: bool,
+    binlog_base: PathBuf,
     damaged_since: Option<clock::Stopwatch>,
 }
 
@@ -77,7 +79,7 @@ pub(crate) struct Drained {
 
 impl Shipper {
     pub(crate) fn new(context: &Arc<Context>, instance: InstanceId) -> Shipper {
-        Shipper { context: Arc::clone(context), instance, inner: Mutex::new(Inner::default()) }
+        Shipper { context: Arc::clone(context), instance, inner: Mutex::default(), told: Mutex::default() }
     }
 
     /// The thread's body: ends when `stop` is dropped.
@@ -97,14 +99,14 @@ impl Shipper {
         if inner.held {
             return self.context.settings.poll;
         }
-        match self.step(&mut inner) {
+        match patience::until(Deadline::after(STORE_PATIENCE), || self.step(&mut inner)) {
             Ok(step) => {
                 inner.failures = 0;
                 let message = match step {
                     Step::NoFiles => "There are no binlog files to ship; is the server running?",
                     Step::Moved | Step::CaughtUp => "",
                 };
-                self.report(&mut inner, ShippingState::Shipping, message);
+                self.report(&inner, ShippingState::Shipping, message);
                 match step {
                     Step::Moved => Duration::ZERO,
                     Step::CaughtUp | Step::NoFiles => self.context.settings.poll,
@@ -115,7 +117,7 @@ impl Shipper {
                     logging::warn("ship", format!("instance {}: {err}", self.instance));
                 }
                 inner.failures = inner.failures.saturating_add(1);
-                self.report(&mut inner, ShippingState::Failing, &err.to_string());
+                self.report(&inner, ShippingState::Failing, &err.to_string());
                 let factor = 2_u32.saturating_pow(inner.failures.min(8));
                 self.context.settings.poll.saturating_mul(factor).min(RETRY_MAX)
             }
@@ -136,8 +138,8 @@ impl Shipper {
             }
         }
         let state = if inner.held { ShippingState::Held } else { ShippingState::Shipping };
-        inner.status_written = None;
-        self.report(&mut inner, state, "");
+        self.report_soon();
+        self.report(&inner, state, "");
         self.drained(&inner)
     }
 
@@ -176,8 +178,8 @@ impl Shipper {
     pub(crate) fn hold(&self) {
         let mut inner = self.lock();
         inner.held = true;
-        inner.status_written = None;
-        self.report(&mut inner, ShippingState::Held, "Held while a recovery exchanges the data.");
+        self.report_soon();
+        self.report(&inner, ShippingState::Held, "Held while a recovery exchanges the data.");
     }
 
     /// Goes on, in whatever timeline is the current one now.
@@ -185,7 +187,7 @@ impl Shipper {
         let mut inner = self.lock();
         inner.held = false;
         inner.tail = None;
-        inner.status_written = None;
+        self.report_soon();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -198,21 +200,26 @@ impl Shipper {
     }
 
     fn step(&self, inner: &mut Inner) -> Result<Step, Error> {
+        let observed_at = clock::now();
         let instance = self.context.store.read(|db| db.instance(self.instance))?;
+        inner.binlog_base.clone_from(&instance.server.binlog_base);
         if inner.tail.is_none() {
             inner.tail = self.open(&instance)?;
         }
-        let Some(tail) = inner.tail.as_mut() else { return Ok(Step::NoFiles) };
-        if self.ship_new(tail, &mut inner.damaged_since)? {
+        if self.ship_new(inner)? {
             return Ok(Step::Moved);
         }
-        let files = binlog_files(&instance.server.binlog_base)?;
+        let Some(tail) = inner.tail.as_mut() else { return Ok(Step::NoFiles) };
+        let files = binlog_files(&inner.binlog_base)?;
         let place = files.iter().position(|path| tail.is(path).unwrap_or(false));
         match place {
-            Some(at) if at + 1 == files.len() => Ok(Step::CaughtUp),
+            Some(at) if at + 1 == files.len() => {
+                self.caught_up(observed_at);
+                Ok(Step::CaughtUp)
+            }
             Some(at) => {
                 // The server opened another file after our last read: what it wrote to this one is complete now.
-                if self.ship_new(tail, &mut inner.damaged_since)? {
+                if self.ship_new(inner)? {
                     return Ok(Step::Moved);
                 }
                 self.advance(inner, &files[at + 1], true)
@@ -222,7 +229,7 @@ impl Shipper {
                 Ok(Step::NoFiles)
             }
             None => {
-                if self.ship_new(tail, &mut inner.damaged_since)? {
+                if self.ship_new(inner)? {
                     return Ok(Step::Moved);
                 }
                 self.advance(inner, &files[0], false)
@@ -258,7 +265,7 @@ impl Shipper {
     }
 
     /// The first file of a timeline that has no chunk yet.
-    fn open_first(&self, timeline: &Timeline, files: &[std::path::PathBuf]) -> Result<Option<Tail>, Error> {
+    fn open_first(&self, timeline: &Timeline, files: &[PathBuf]) -> Result<Option<Tail>, Error> {
         let after = self.context.store.read(|db| db.meta(&first_file_key(timeline.id)))?.unwrap_or_default();
         let at = files.iter().position(|path| name_of(path) == after).map_or(0, |found| found + 1);
         let Some(path) = files.get(at) else { return Ok(None) };
@@ -290,12 +297,21 @@ impl Shipper {
     }
 
     /// Ships what is new in the open file. `false` when there is nothing.
-    fn ship_new(&self, tail: &mut Tail, damaged_since: &mut Option<clock::Stopwatch>) -> Result<bool, Error> {
+    fn ship_new(&self, inner: &mut Inner) -> Result<bool, Error> {
+        let Inner { tail: Some(tail), damaged_since, binlog_base, .. } = inner else { return Ok(false) };
         let observed_at = clock::now();
-        match tail.scan(self.context.settings.chunk_bytes_max, observed_at.as_second())? {
+        let bytes_max = self.context.settings.chunk_bytes_max;
+        match tail.scan(bytes_max, observed_at.as_second())? {
             Scan::Piece(piece) => {
                 *damaged_since = None;
-                self.ship(tail, &piece, observed_at)?;
+                {
+                    let _busy = self.busy_with(binlog_base, tail);
+                    self.ship(tail, &piece, observed_at)?;
+                }
+                // It was everything there was, unless it was cut for its length or the server has gone on elsewhere.
+                if piece.end - piece.begin < bytes_max && !piece.ended {
+                    self.caught_up(observed_at);
+                }
                 Ok(true)
             }
             Scan::Nothing => {
@@ -477,51 +493,6 @@ impl Shipper {
                 self.instance, gap.position_before, gap.state_behind, gap.reason
             ),
         );
-    }
-
-    /// Writes the status when it changed or has grown old.
-    fn report(&self, inner: &mut Inner, state: ShippingState, message: &str) {
-        let now = clock::now();
-        let mut status = ShippingStatus {
-            state,
-            shipped_to: None,
-            position: GtidPosition::default(),
-            last_commit: 0,
-            behind_bytes: 0,
-            behind_since: None,
-            message: message.to_owned(),
-            looked_at: now,
-        };
-        // Without an open file (a dead server, a file just opened) the catalog says how far shipping has come.
-        if let Ok(drained) = self.drained(inner) {
-            status.shipped_to = drained.to;
-            status.position = drained.position;
-            status.last_commit = drained.clock;
-        }
-        if let Some(tail) = &inner.tail {
-            status.behind_bytes = tail.length().unwrap_or(0).saturating_sub(tail.position);
-        }
-        if status.behind_bytes > 0 || state == ShippingState::Failing {
-            status.behind_since = inner.status.as_ref().and_then(|before| before.behind_since).or(Some(now));
-        }
-        inner.status_changed |= inner.status.as_ref().is_none_or(|before| {
-            before.state != status.state || before.shipped_to != status.shipped_to || before.message != status.message
-        });
-        let age = inner.status_written.map(|written| written.elapsed());
-        let due = match age {
-            None => true,
-            Some(age) => age >= STATUS_EVERY || (inner.status_changed && age >= self.context.settings.poll),
-        };
-        if due {
-            match self.context.store.write(|tx| tx.set_shipping(self.instance, &status)) {
-                Ok(()) => {
-                    inner.status_written = Some(clock::Stopwatch::start());
-                    inner.status_changed = false;
-                }
-                Err(err) => logging::warn("ship", format!("instance {}: {err}", self.instance)),
-            }
-        }
-        inner.status = Some(status);
     }
 }
 

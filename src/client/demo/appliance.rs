@@ -34,15 +34,11 @@ pub(super) struct Appliance {
 
 impl Appliance {
     /// Starts one in `state_dir` and waits until it answers.
-    pub(super) fn start(state_dir: &Path) -> Result<Appliance, Error> {
+    pub(super) fn start(state_dir: &Path, wanted: &cli::Demo) -> Result<Appliance, Error> {
         let config = state_dir.join("demo.toml");
         let log = state_dir.join("demo.log");
-        let mut http = toml::Table::new();
-        http.insert("listen".to_owned(), format!("127.0.0.1:{}", free_port()?).into());
-        let mut table = toml::Table::new();
-        table.insert("state_dir".to_owned(), state_dir.to_string_lossy().into_owned().into());
-        table.insert("http".to_owned(), http.into());
-        durable::write(&config, table.to_string().as_bytes(), 0o600)?;
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        durable::write(&config, configuration(state_dir, &listen, wanted)?.to_string().as_bytes(), 0o600)?;
         let program = std::env::current_exe()
             .map_err(|err| Error::new(ErrorKind::Internal, "unable to find this program itself").with_source(err))?;
         let process = Cmd::new(program).arg("serve").arg("--config").arg(&config).spawn_detached(&log)?;
@@ -66,6 +62,27 @@ impl Appliance {
             format!("the appliance did not stop in {STOP_SECONDS_MAX} s; it was killed"),
         ))
     }
+}
+
+/// What the demo's appliance is told; credentials stay in the file they are in.
+fn configuration(state_dir: &Path, listen: &str, wanted: &cli::Demo) -> Result<toml::Table, Error> {
+    let text = |path: &Path| toml::Value::from(path.to_string_lossy().into_owned());
+    let mut http = toml::Table::new();
+    http.insert("listen".to_owned(), listen.into());
+    let mut repository = toml::Table::new();
+    for (key, file) in [("credentials_file", &wanted.credentials), ("ca_file", &wanted.ca_file)] {
+        if let Some(file) = file {
+            repository.insert(key.to_owned(), text(&absolute(file)?));
+        }
+    }
+    let mut table = toml::Table::new();
+    table.insert("state_dir".to_owned(), text(state_dir));
+    if let Some(url) = &wanted.repository {
+        table.insert("repository_url".to_owned(), url.as_str().into());
+    }
+    table.insert("http".to_owned(), http.into());
+    table.insert("repository".to_owned(), repository.into());
+    Ok(table)
 }
 
 /// An empty directory for the demo: the one named, or the first free one beside the working directory's others.
@@ -116,8 +133,8 @@ fn is_empty(dir: &Path) -> Result<bool, Error> {
     Ok(entries.next().is_none())
 }
 
-fn absolute(dir: &Path) -> Result<PathBuf, Error> {
-    dir.canonicalize().map_err(|err| io_error("unable to find directory", dir, err))
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    path.canonicalize().map_err(|err| io_error("unable to find", path, err))
 }
 
 fn free_port() -> Result<u16, Error> {
@@ -162,17 +179,36 @@ fn log_end(log: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::make_state_dir;
+    use super::{configuration, make_state_dir};
     use crate::cli::Demo;
     use crate::error::ErrorKind;
     use crate::testing::TempDir;
 
+    fn demo(state_dir: std::path::PathBuf) -> Demo {
+        Demo { once: false, state_dir: Some(state_dir), rows: 0, repository: None, credentials: None, ca_file: None }
+    }
+
     #[test]
     fn a_directory_in_use_is_refused() {
         let dir = TempDir::new();
-        let demo = |path| Demo { once: false, state_dir: Some(path), rows: 0 };
         assert!(make_state_dir(&demo(dir.join("new/er"))).is_ok());
         assert!(make_state_dir(&demo(dir.join("new/er"))).is_ok(), "empty still");
         assert_eq!(make_state_dir(&demo(dir.join("new"))).unwrap_err().kind(), ErrorKind::Refused);
+    }
+
+    #[test]
+    fn the_store_is_named_in_the_configuration_and_its_credentials_are_not() {
+        let dir = TempDir::new();
+        let file = dir.join("keys");
+        crate::durable::write(&file, b"secret", 0o600).unwrap();
+        let repository = Some("s3://bucket/demo?region=garage".to_owned());
+        let wanted = Demo { repository, credentials: Some(file.clone()), ..demo(dir.join("state")) };
+        let table = configuration(&dir, "127.0.0.1:1", &wanted).unwrap();
+        assert_eq!(table["repository_url"].as_str(), Some("s3://bucket/demo?region=garage"));
+        let canonical = file.canonicalize().unwrap();
+        assert_eq!(table["repository"]["credentials_file"].as_str(), canonical.to_str());
+        assert!(!table.to_string().contains("secret"));
+        let missing = Demo { credentials: Some(dir.join("none")), ..wanted };
+        assert!(configuration(&dir, "127.0.0.1:1", &missing).unwrap_err().message().contains("none"));
     }
 }

@@ -26,8 +26,12 @@ pub(super) fn run(wanted: &cli::Demo) -> Result<(), Error> {
     let state_dir = appliance::make_state_dir(wanted)?;
     let mut story = Story::begin("A table is dropped on a busy MariaDB server, and comes back in place.");
     story.step("Start an appliance of the demo's own.");
-    let appliance = Appliance::start(&state_dir)?;
+    let appliance = Appliance::start(&state_dir, wanted)?;
     story.tell(format!("It keeps its state in {}.", state_dir.display()));
+    if let Some(url) = &wanted.repository {
+        let (place, _) = url.split_once('?').unwrap_or((url, ""));
+        story.tell(format!("Its repository is {place}."));
+    }
     story.tell(format!("Its status page is {}", appliance.api.page()));
     let mut scene = Scene::new(&appliance);
     let played = scene.play(&mut story, wanted.rows);
@@ -49,6 +53,9 @@ pub(super) fn run(wanted: &cli::Demo) -> Result<(), Error> {
             let _ = fs::remove_dir_all(&state_dir);
         }
         output::say("\nEvery proof held. Everything is stopped.");
+        if wanted.repository.is_some() {
+            output::say("What was stored stays in the repository.");
+        }
     } else {
         tell_what_next(&appliance);
     }

@@ -11,6 +11,7 @@ mod answer;
 mod canned_tests;
 mod list;
 mod multipart;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +31,7 @@ use sha2::{Digest, Sha256};
 
 use self::answer::Complaint;
 use super::credentials::{self, S3Keys, Secret};
-use super::http::{self, Answer, Client, Payload, Receiving, Request};
-use super::resume::Resuming;
+use super::http::{self, Answer, Client, Payload, Request};
 use super::retry::{self, Failure, Policy};
 use super::url::S3Address;
 use super::{Access, Body, ObjectStore, StoredObject, check_key};
@@ -99,12 +99,6 @@ impl<'a> Ask<'a> {
 struct Head {
     bytes: u64,
     digest: Option<String>,
-}
-
-/// An answer to a GET, or the finding that there is nothing in the range.
-enum Got {
-    Body { body: Receiving, bytes: u64, tag: Option<String> },
-    Nothing,
 }
 
 impl S3Store {
@@ -267,7 +261,7 @@ impl S3Store {
         }
         let ours = match digest {
             Some(digest) => digest.to_owned(),
-            None => digests(body, 0, found.bytes)?.0,
+            None => sha256_of(body)?,
         };
         let theirs = match &found.digest {
             Some(digest) => digest.clone(),
@@ -283,7 +277,7 @@ impl S3Store {
     }
 
     fn put_whole(&self, key: &str, body: Body<'_>, bytes: u64) -> Result<(), Error> {
-        let (sha256, md5) = digests(body, 0, bytes)?;
+        let (sha256, md5) = (sha256_of(body)?, md5_of(body, 0, bytes)?);
         let payload = match body {
             Body::Bytes(bytes) => Payload::Bytes(bytes),
             Body::File(path) => Payload::File { path, from: 0, bytes },
@@ -311,59 +305,6 @@ impl S3Store {
             },
             _ => Ok(()),
         }
-    }
-
-    /// One GET. `tag` makes sure that it is the object that was begun.
-    fn get_once(&self, key: &str, from: u64, bytes: Option<u64>, tag: Option<&str>) -> Result<Got, Failure> {
-        let mut ask = Ask::new(Method::Get, Some(key));
-        let is_ranged = from > 0 || bytes.is_some();
-        if is_ranged {
-            let end = bytes.map(|bytes| from.saturating_add(bytes).saturating_sub(1).to_string()).unwrap_or_default();
-            ask = ask.header("range", format!("bytes={from}-{end}"));
-        }
-        if let Some(tag) = tag {
-            ask = ask.header("if-match", tag);
-        }
-        let answer = self.send_expecting(&ask, &[404, 412, 416])?;
-        let status = answer.status();
-        match status {
-            404 => {
-                let complaint = Complaint::parse(&answer.small_body()?);
-                return Err(Failure::lasting(match complaint.code.as_str() {
-                    "NoSuchKey" | "" => self.absent(key),
-                    _ => complaint.error(404, None, &self.address),
-                }));
-            }
-            412 => {
-                let what = format!("`{key}` was replaced while it was being read");
-                return Err(Failure::lasting(Error::new(ErrorKind::Corrupt, what)));
-            }
-            416 => {
-                answer.small_body()?;
-                return Ok(Got::Nothing);
-            }
-            206 if !is_ranged || answer.header("content-range").and_then(range_begin) != Some(from) => {
-                let what = format!("{} sent another range of `{key}` than was asked for", self.address.endpoint);
-                return Err(Failure::lasting(Error::new(ErrorKind::Corrupt, what)));
-            }
-            206 => {}
-            _ if from > 0 => {
-                let what = format!("{} does not send ranges of objects", self.address.endpoint);
-                return Err(Failure::lasting(Error::new(ErrorKind::Unsupported, what)));
-            }
-            _ => {}
-        }
-        let Some(length) = answer.length() else {
-            let what = format!("{} tells no length of `{key}`", self.address.endpoint);
-            return Err(Failure::lasting(Error::new(ErrorKind::Corrupt, what)));
-        };
-        let length = bytes.map_or(length, |bytes| length.min(bytes));
-        let tag = answer.header("etag").map(str::to_owned);
-        Ok(Got::Body { body: answer.into_body(), bytes: length, tag })
-    }
-
-    fn absent(&self, key: &str) -> Error {
-        Error::new(ErrorKind::NotFound, format!("there is no `{key}` in `{}`", self.address.render()))
     }
 
     fn delete_batch(&self, keys: &[String]) -> Result<(), Error> {
@@ -398,33 +339,7 @@ impl ObjectStore for S3Store {
 
     fn get_range(&self, key: &str, from: u64, bytes: Option<u64>) -> Result<Box<dyn Read + Send>, Error> {
         check_key(key)?;
-        if bytes == Some(0) {
-            return match self.head(key)? {
-                Some(_) => Ok(Box::new(io::empty())),
-                None => Err(self.absent(key)),
-            };
-        }
-        let got = self.request("reading an object", |store| store.get_once(key, from, bytes, None));
-        let got = got.map_err(|err| match err.kind() {
-            ErrorKind::NotFound => err,
-            _ => err.context(format_args!("unable to read `{key}`")),
-        })?;
-        let Got::Body { body, bytes: length, tag } = got else {
-            return Ok(Box::new(io::empty()));
-        };
-        let end = from.saturating_add(length);
-        let (store, key) = (self.clone(), key.to_owned());
-        let reopen = move |at: u64| {
-            let got = store.with_fresh_keys(|store| store.get_once(&key, at, Some(end - at), tag.as_deref()))?;
-            match got {
-                Got::Body { body, .. } => Ok(body),
-                Got::Nothing => {
-                    let what = format!("`{key}` is shorter than it was when it was begun");
-                    Err(Failure::lasting(Error::new(ErrorKind::Corrupt, what)))
-                }
-            }
-        };
-        Ok(Box::new(Resuming::new(self.policy, "reading an object".to_owned(), body, from, end, reopen)))
+        self.read(key, from, bytes)
     }
 
     fn size(&self, key: &str) -> Result<Option<u64>, Error> {
@@ -521,31 +436,28 @@ fn bytes_of(body: Body<'_>) -> Result<u64, Error> {
     }
 }
 
-/// SHA-256 in hex and MD5 in base64 of `bytes` of a body from `from` on.
-fn digests(body: Body<'_>, from: u64, bytes: u64) -> Result<(String, String), Error> {
-    let mut hashes = Hashes { sha256: Sha256::new(), md5: Md5::new() };
+/// The SHA-256 of a whole body, in hex.
+fn sha256_of(body: Body<'_>) -> Result<String, Error> {
+    Ok(format!("{:x}", digest::<Sha256>(body, 0, u64::MAX)?))
+}
+
+/// The MD5 of `bytes` of a body from `from` on, in base64.
+fn md5_of(body: Body<'_>, from: u64, bytes: u64) -> Result<String, Error> {
+    Ok(BASE64.encode(digest::<Md5>(body, from, bytes)?))
+}
+
+fn digest<D: Digest>(body: Body<'_>, from: u64, bytes: u64) -> Result<sha2::digest::Output<D>, Error> {
+    let mut hash = D::new();
     match body {
-        Body::Bytes(bytes) => hashes.update(bytes),
+        Body::Bytes(bytes) => hash.update(bytes),
         Body::File(path) => {
             let failed = |err| io_error("unable to read", path, err);
             let mut file = File::open(path).map_err(failed)?;
             file.seek(SeekFrom::Start(from)).map_err(failed)?;
-            copy_into(file.take(bytes), |piece| hashes.update(piece)).map_err(failed)?;
+            copy_into(file.take(bytes), |piece| hash.update(piece)).map_err(failed)?;
         }
     }
-    Ok((format!("{:x}", hashes.sha256.finalize()), BASE64.encode(hashes.md5.finalize())))
-}
-
-struct Hashes {
-    sha256: Sha256,
-    md5: Md5,
-}
-
-impl Hashes {
-    fn update(&mut self, piece: &[u8]) {
-        self.sha256.update(piece);
-        self.md5.update(piece);
-    }
+    Ok(hash.finalize())
 }
 
 fn copy_into(mut from: impl Read, mut into: impl FnMut(&[u8])) -> io::Result<()> {
@@ -558,9 +470,4 @@ fn copy_into(mut from: impl Read, mut into: impl FnMut(&[u8])) -> io::Result<()>
             Err(err) => return Err(err),
         }
     }
-}
-
-/// The 5 of `bytes 5-9/10`.
-fn range_begin(text: &str) -> Option<u64> {
-    text.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }

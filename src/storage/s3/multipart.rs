@@ -13,7 +13,7 @@ use rusty_s3::Method;
 use super::super::Body;
 use super::super::http::Payload;
 use super::super::retry::Failure;
-use super::{Ask, DIGEST_HEADER, S3Store, answer, digests};
+use super::{Ask, DIGEST_HEADER, S3Store, answer, md5_of, sha256_of};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
 
@@ -56,7 +56,7 @@ impl Parts {
 
 impl S3Store {
     pub(super) fn put_parts(&self, key: &str, path: &Path, bytes: u64) -> Result<(), Error> {
-        let (sha256, _) = digests(Body::File(path), 0, bytes)?;
+        let sha256 = sha256_of(Body::File(path))?;
         let id = self.request("beginning an upload", |store| {
             let ask = Ask::new(Method::Post, Some(key))
                 .query(&[("uploads", "")])
@@ -121,7 +121,7 @@ impl S3Store {
         bytes: u64,
     ) -> Result<String, Error> {
         let number = (index + 1).to_string();
-        let (_, md5) = digests(Body::File(path), from, bytes)?;
+        let md5 = md5_of(Body::File(path), from, bytes)?;
         self.request("storing a part", |store| {
             let ask = Ask::new(Method::Put, Some(key))
                 .query(&[("partNumber", number.as_str()), ("uploadId", id)])

@@ -183,3 +183,20 @@ fn swifts_s3api_keeps_the_contract() {
     let store = open(&swift.s3, "probe", &dir);
     assert_eq!(store.creates_conditionally("probe/scratch").unwrap(), Some(false));
 }
+
+#[test]
+fn a_store_with_an_authority_of_its_own_needs_its_certificate() {
+    let swift = Swift::start(&[("tls", "ca")]);
+    let dir = TempDir::new();
+    let mut access = access(&swift.s3, &dir);
+    let told = S3Store::open(address(&swift.s3.url("tls")), &access).err().unwrap().to_string();
+    assert!(told.contains("ca_file"), "{told}");
+    access.ca_file = swift.ca_file.clone();
+    let store = S3Store::open(address(&swift.s3.url("tls")), &access).unwrap();
+    let bytes = vec![5; 1 << 20];
+    store.put("key", Body::Bytes(&bytes)).unwrap();
+    let mut read = Vec::new();
+    store.get("key").unwrap().read_to_end(&mut read).unwrap();
+    assert!(read == bytes);
+    store.delete("key").unwrap();
+}

@@ -177,11 +177,14 @@ impl Container {
     /// Removes `name` alone: of a large object the manifest. What is absent is removed already.
     pub(super) fn remove(&self, name: &str) -> Result<(), Failure> {
         let answer = self.send(Method::DELETE, &self.path(name), &[], Payload::None)?;
-        if answer.is_success() || answer.status() == 404 {
+        let status = answer.status();
+        if answer.is_success() || status == 404 {
             answer.small_body()?;
             return Ok(());
         }
-        Err(self.refusal(answer))
+        let failure = self.refusal(answer);
+        // The object is younger than this request by the clocks of the store, which has several.
+        Err(if status == 409 { Failure::passing(failure.error) } else { failure })
     }
 
     /// At most `limit` of the objects whose names begin with `prefix` and are greater than `marker`. Fewer do not mean

@@ -18,7 +18,7 @@ struct Opened {
 }
 
 enum Begun {
-    At(Opened),
+    At(Box<Opened>),
     /// The object ends before.
     Nothing,
     /// There is no object, or no container.
@@ -50,11 +50,12 @@ pub(super) fn open(
         match answer.status() {
             404 => Ok(Begun::Absent),
             416 => Ok(Begun::Nothing),
-            _ => begin(&store.container, answer, name, range.is_some().then_some(from)).map(Begun::At),
+            _ => begin(&store.container, answer, name, range.is_some().then_some(from))
+                .map(|opened| Begun::At(Box::new(opened))),
         }
     })?;
     let Opened { body, at, end, etag } = match opened {
-        Begun::At(opened) => opened,
+        Begun::At(opened) => *opened,
         Begun::Nothing => return Ok(Box::new(io::empty())),
         Begun::Absent => return Err(store.absent(name)),
     };

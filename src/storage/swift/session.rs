@@ -127,13 +127,7 @@ impl Tokens {
                 return Err(self.mismatch(what).into());
             }
         };
-        if self.address.auth_url.starts_with("https:") && !grant.storage_url.starts_with("https:") {
-            let store = place_of(&grant.storage_url);
-            let what = format!("`{}` is asked by https, but names {store} as the object store", self.address.auth_url);
-            let error = Error::new(ErrorKind::Refused, what)
-                .hint("Tokens and backups would go there in the clear. Ask the cloud's operator for an https address.");
-            return Err(error.into());
-        }
+        stays_private(&self.address.auth_url, &grant.storage_url)?;
         Ok(grant)
     }
 
@@ -231,6 +225,16 @@ impl Tokens {
     }
 }
 
+/// Refuses an object store to which a token from a private connection would go in the clear.
+fn stays_private(auth_url: &str, storage_url: &str) -> Result<(), Error> {
+    if !auth_url.starts_with("https:") || storage_url.starts_with("https:") {
+        return Ok(());
+    }
+    let what = format!("`{auth_url}` is asked by https, but names {} as the object store", place_of(storage_url));
+    Err(Error::new(ErrorKind::Refused, what)
+        .hint("Tokens and backups would go there in the clear. Ask the cloud's operator for an https address."))
+}
+
 /// When a token that lives so long should be renewed. A second at least: a service that hands out the last second of an
 /// old token must not be asked before each request.
 fn due_after(life: Duration) -> Duration {
@@ -250,6 +254,18 @@ fn retold(failure: &Failure) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_does_not_leave_tls() {
+        for (auth_url, storage_url, good) in [
+            ("https://id/v3", "https://swift/v1/a", true),
+            ("http://id/v3", "http://swift/v1/a", true),
+            ("http://id/v3", "https://swift/v1/a", true),
+            ("https://id/v3", "http://swift/v1/a", false),
+        ] {
+            assert_eq!(stays_private(auth_url, storage_url).is_ok(), good, "{auth_url} {storage_url}");
+        }
+    }
 
     #[test]
     fn a_token_is_renewed_before_its_end() {
