@@ -181,7 +181,7 @@ impl Bench {
     fn work(&self) -> Result<(), Error> {
         let task = self.context.store.write(|tx| tx.claim_task()).unwrap().unwrap();
         let outcome = do_verify(&self.context, &task);
-        let end = outcome.as_ref().map(|()| ()).map_err(ToString::to_string);
+        let end = outcome.as_ref().copied().map_err(ToString::to_string);
         self.context
             .store
             .write(|tx| match &outcome {

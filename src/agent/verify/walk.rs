@@ -139,7 +139,7 @@ impl<'a> Walk<'a> {
         }
         for key in stored {
             self.look_at(&key, ObjectPlace::Settings, 0, |repository| {
-                repository.read_settings(instance, &key).map(|_| Proof::Contents)
+                repository.verify_settings(instance, &key).map(|()| Proof::Contents)
             })?;
         }
         Ok(())
