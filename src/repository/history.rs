@@ -94,7 +94,12 @@ impl Repository {
     /// The newest settings, if there are any.
     pub(crate) fn settings(&self, instance: InstanceId) -> Result<Option<Value>, Error> {
         let Some(key) = self.keys(&layout::settings_prefix(instance))?.pop() else { return Ok(None) };
-        self.read_settings(instance, &key).map(Some)
+        let object: SettingsObject = sealed::parse(self.fetch(&key, SETTINGS_BYTES_MAX)?, &self.location(&key))?;
+        let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
+        if expected != key {
+            return Err(self.corrupt(&key, "other settings lie in its place"));
+        }
+        Ok(Some(object.settings))
     }
 
     /// Every instance the repository knows.

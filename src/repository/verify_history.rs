@@ -1,7 +1,5 @@
 //! The small objects beside backups and binlog, proven, and whether the repository is there at all.
 
-use serde_json::Value;
-
 use super::history::{SETTINGS_BYTES_MAX, SettingsObject, TIMELINE_BYTES_MAX, TimelineObject};
 use super::{Repository, layout, read_marker, sealed, sha256_hex, to_json};
 use crate::domain::id::{BackupId, InstanceId};
@@ -19,14 +17,14 @@ impl Repository {
         Ok(())
     }
 
-    /// The settings of this key, proven to be what was stored under it.
-    pub(crate) fn read_settings(&self, instance: InstanceId, key: &str) -> Result<Value, Error> {
+    /// Proves that the settings of this key are what was stored under it.
+    pub(crate) fn verify_settings(&self, instance: InstanceId, key: &str) -> Result<(), Error> {
         let object: SettingsObject = sealed::parse(self.fetch(key, SETTINGS_BYTES_MAX)?, &self.location(key))?;
         let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
         if expected != key {
             return Err(self.corrupt(key, "other settings lie in its place"));
         }
-        Ok(object.settings)
+        Ok(())
     }
 
     /// Fails with `Unavailable` unless this is still the repository that was opened: what is missing in another one, or

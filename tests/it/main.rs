@@ -28,3 +28,4 @@ mod pitfalls;
 mod secrets;
 mod shipping;
 mod tidy;
+mod verify;
