@@ -10,6 +10,7 @@ mod report;
 pub(crate) mod tail;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -42,12 +43,17 @@ const IN_MEMORY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Damage at the end of an active file may be a write that is under way; after this long it is damage.
 const DAMAGE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the thread, which under a steady load always has something to do, lets those go first who wait for it.
+const GIVE_WAY: Duration = Duration::from_millis(5);
+
 /// Ships one instance's binlog.
 pub(crate) struct Shipper {
     context: Arc<Context>,
     instance: InstanceId,
     inner: Mutex<Inner>,
     told: Mutex<Told>,
+    /// How many wait for `inner`: the thread, which would take it again at once, lets them go first.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -79,7 +85,13 @@ pub(crate) struct Drained {
 
 impl Shipper {
     pub(crate) fn new(context: &Arc<Context>, instance: InstanceId) -> Shipper {
-        Shipper { context: Arc::clone(context), instance, inner: Mutex::default(), told: Mutex::default() }
+        Shipper {
+            context: Arc::clone(context),
+            instance,
+            inner: Mutex::default(),
+            told: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// The thread's body: ends when `stop` is dropped.
@@ -108,6 +120,7 @@ impl Shipper {
                 };
                 self.report(&inner, ShippingState::Shipping, message);
                 match step {
+                    Step::Moved if self.waiting.load(Ordering::SeqCst) > 0 => GIVE_WAY,
                     Step::Moved => Duration::ZERO,
                     Step::CaughtUp | Step::NoFiles => self.context.settings.poll,
                 }
@@ -124,11 +137,14 @@ impl Shipper {
         }
     }
 
-    /// Ships everything that can be read now, and says where that leads.
+    /// Ships everything that can be read now, and says where that leads. What the server writes meanwhile is not waited
+    /// for: with a store that answers slowly that would never end.
     pub(crate) fn drain(&self, deadline: Deadline) -> Result<Drained, Error> {
         let mut inner = self.lock();
+        let goal = self.newest()?;
         loop {
             match self.step(&mut inner)? {
+                Step::Moved if is_reached(&inner, goal.as_ref()) => break,
                 Step::Moved if deadline.has_passed() => {
                     return Err(Error::new(ErrorKind::Unavailable, "the binlog is not shipped completely yet")
                         .hint("Shipping goes on; try again in a moment."));
@@ -141,6 +157,15 @@ impl Shipper {
         self.report_soon();
         self.report(&inner, state, "");
         self.drained(&inner)
+    }
+
+    /// The binlog file the server writes to, and its length.
+    fn newest(&self) -> Result<Option<(PathBuf, u64)>, Error> {
+        let instance = self.context.store.read(|db| db.instance(self.instance))?;
+        let Some(newest) = binlog_files(&instance.server.binlog_base)?.pop() else { return Ok(None) };
+        let length =
+            std::fs::metadata(&newest).map_err(|err| crate::error::io_error("unable to look at", &newest, err))?;
+        Ok(Some((newest, length.len())))
     }
 
     fn drained(&self, inner: &Inner) -> Result<Drained, Error> {
@@ -191,8 +216,11 @@ impl Shipper {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let locked = self.inner.lock();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         // A panic in a step leaves nothing half-done: all state is rebuilt from catalog and files.
-        self.inner.lock().unwrap_or_else(|poisoned| {
+        locked.unwrap_or_else(|poisoned| {
             let mut inner = poisoned.into_inner();
             inner.tail = None;
             inner
@@ -499,6 +527,12 @@ impl Shipper {
 /// The key under which the store keeps the name of the binlog file after which a timeline's first file comes.
 pub(crate) fn first_file_key(timeline: TimelineId) -> String {
     format!("ship_after:{timeline}")
+}
+
+/// Whether everything is shipped that the server had written when `goal` was noted.
+fn is_reached(inner: &Inner, goal: Option<&(PathBuf, u64)>) -> bool {
+    let (Some(tail), Some((newest, length))) = (&inner.tail, goal) else { return false };
+    tail.name() > name_of(newest) || (tail.path == *newest && tail.position >= *length)
 }
 
 fn coordinate(tail: &Tail) -> Coordinate {
