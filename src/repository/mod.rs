@@ -67,15 +67,17 @@ use crate::storage::{self, Access, Body, ObjectStore, probe};
 #[cfg(test)]
 mod backup_tests;
 #[cfg(test)]
-mod bench;
+pub(crate) mod bench;
 pub(crate) mod chunk;
 pub(crate) mod codec;
 #[cfg(test)]
 mod encryption_tests;
+mod heads;
 mod history;
 mod layout;
 pub(crate) mod manifest;
 pub(crate) mod reader;
+pub(crate) mod recoveries;
 pub(crate) mod resume;
 mod sealed;
 #[cfg(test)]
@@ -83,6 +85,8 @@ mod transfer_tests;
 pub(crate) mod verify;
 mod verify_history;
 pub(crate) mod writer;
+
+pub(crate) use history::FoundSettings;
 
 /// The format this version writes, and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;

@@ -26,6 +26,7 @@ mod judge;
 mod oracle;
 mod outage;
 mod pitfalls;
+mod rebuild;
 mod resume;
 mod secrets;
 mod shipping;
