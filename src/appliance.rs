@@ -196,6 +196,10 @@ fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> 
         }
     };
     store.write(|tx| tx.set_meta(REPOSITORY_ID, &repository.id().to_string()))?;
+    // It may work all the same, and it is no reason to leave a server unprotected.
+    if let Some(fault) = repository.clock_fault()? {
+        logging::warn("appliance", fault.to_string());
+    }
     Ok(repository.with_scratch_dir(&config.state_dir))
 }
 

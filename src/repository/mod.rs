@@ -232,6 +232,11 @@ impl Repository {
         }
     }
 
+    /// What is wrong with this host's clock, as the store's shows.
+    pub(crate) fn clock_fault(&self) -> Result<Option<Error>, Error> {
+        probe::clock_fault(self.store.as_ref())
+    }
+
     /// The address of an object, for people and for `locationRef`.
     pub(crate) fn location(&self, key: &str) -> String {
         format!("{}/{key}", self.store.url().trim_end_matches('/'))
