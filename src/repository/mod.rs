@@ -51,12 +51,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::clock;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind};
 use crate::logging;
@@ -92,8 +90,6 @@ pub(crate) use history::FoundSettings;
 pub(crate) const FORMAT: u32 = 1;
 
 const MARKER: &str = "coffer.json";
-/// A difference worth a word at the start: targets of recoveries are times.
-const CLOCK_DIFFERENCE_MAX: SignedDuration = SignedDuration::from_mins(2);
 const MARKER_BYTES_MAX: u64 = 64 * 1024;
 
 /// How a repository is reached and what is made of what is put into it.
@@ -181,10 +177,8 @@ impl Repository {
     /// Makes the store ready for long use: compares the clocks, removes what unfinished writes of long ago have left, and
     /// tries whether the store guards what exists by itself. It is no reason to stop when that fails.
     pub(crate) fn make_ready(&self) {
-        if let Ok(Some(theirs)) = self.store.clock()
-            && let Some(told) = storage::clock_difference(clock::now(), theirs, CLOCK_DIFFERENCE_MAX)
-        {
-            logging::warn("repository", format_args!("{told}. Set the clocks right, with NTP on both hosts."));
+        if let Ok(Some(fault)) = probe::clock_fault(self.store.as_ref()) {
+            logging::warn("repository", fault);
         }
         match self.store.sweep() {
             Ok(0) => {}
