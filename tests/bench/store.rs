@@ -25,7 +25,8 @@ pub(crate) fn run(arguments: &[u64]) {
     let bed = Bed::new("bench-store");
     let credentials = garage.credentials(bed.dir(), "credentials.toml");
     let more = format!("\n[repository]\ncredentials_file = \"{}\"\n", credentials.display());
-    let appliance = Appliance::start_on(bed, &garage.url("coffer"), &more, None);
+    let state_dir = bed.path("state");
+    let appliance = Appliance::start_on(bed, &garage.url("coffer"), &more, state_dir);
     let instance = Instance::create(&appliance, "store");
     fill(&instance, mib);
     let recipe = Recipe { garage: &garage, instance: &instance, dir: appliance.bed.path("by-hand") };
