@@ -8,6 +8,7 @@
 //! | `coffer.json` | the marker: `{"format":1,"id":UUID}` |
 //! | `instances/<instance>/timelines/<timeline>.json` | a timeline (sealed JSON) |
 //! | `instances/<instance>/settings-<yyyymmddThhmmss.mmmZ>-<sha16>.json` | the instance's settings; the last by name counts (sealed JSON) |
+//! | `instances/<instance>/recoveries/<recovery>/<yyyymmddThhmmss.nnnnnnnnnZ>-<bytes>-<sha16>.json.<form>` | the record of a recovery that has settled; each recovery's last by name counts |
 //! | `instances/<instance>/binlog/<timeline>/<ordinal>-<begin>-<end>-<sha16>.binlog.<form>` | a chunk of binlog; `sha16` of its raw bytes |
 //! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.<form>` | a part of a backup; `sha16` of the stored bytes |
 //! | `instances/<instance>/backups/<backup>/manifest.json` | the backup's manifest (sealed JSON) |
@@ -17,6 +18,13 @@
 //!
 //! **Sealed JSON** is an object whose last member is `seal`, the digest of the text with that member and its comma cut
 //! out and the final newline left off: what a bit flipped on a disk would change unseen is seen (`sealed`).
+//!
+//! **Settings** are stored whenever they change: name, datastore, version, paths, how the server is started, the option file
+//! of a server that coffer made. Lines of it that may hold a secret, and the option files of servers that others made, are
+//! not part of them. `deleted_at` says that the instance was deleted; its backups and its history stay.
+//!
+//! **A record of a recovery** is sealed JSON of `bytes` bytes, stored as the payload of a part is, because the plan in it
+//! may name tables; `sha16` is of the stored bytes, the time is that of the state it tells.
 //!
 //! **The payload** of a part or a chunk is made from its raw bytes in two steps.
 //! - *Compressed*, with the object's name inside, so that the bytes are bound to their place: an object under the name of
@@ -65,15 +73,17 @@ use crate::storage::{self, Access, Body, ObjectStore, probe};
 #[cfg(test)]
 mod backup_tests;
 #[cfg(test)]
-mod bench;
+pub(crate) mod bench;
 pub(crate) mod chunk;
 pub(crate) mod codec;
 #[cfg(test)]
 mod encryption_tests;
+mod heads;
 mod history;
 mod layout;
 pub(crate) mod manifest;
 pub(crate) mod reader;
+pub(crate) mod recoveries;
 pub(crate) mod resume;
 mod sealed;
 #[cfg(test)]
@@ -81,6 +91,8 @@ mod transfer_tests;
 pub(crate) mod verify;
 mod verify_history;
 pub(crate) mod writer;
+
+pub(crate) use history::FoundSettings;
 
 /// The format this version writes, and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -170,9 +182,12 @@ impl Repository {
         }
     }
 
-    /// Makes the store ready for long use: removes what unfinished writes of long ago have left, and tries whether the
-    /// store guards what exists by itself. It is no reason to stop when that fails.
+    /// Makes the store ready for long use: compares the clocks, removes what unfinished writes of long ago have left, and
+    /// tries whether the store guards what exists by itself. It is no reason to stop when that fails.
     pub(crate) fn make_ready(&self) {
+        if let Ok(Some(fault)) = probe::clock_fault(self.store.as_ref()) {
+            logging::warn("repository", fault);
+        }
         match self.store.sweep() {
             Ok(0) => {}
             Ok(count) => logging::info("repository", format_args!("{count} unfinished uploads of long ago are gone")),
@@ -230,11 +245,6 @@ impl Repository {
             None => Err(Error::new(ErrorKind::Unavailable, format!("`{}` has lost its `{MARKER}`", self.url()))
                 .hint("Check that the address leads to the same store as before.")),
         }
-    }
-
-    /// What is wrong with this host's clock, as the store's shows.
-    pub(crate) fn clock_fault(&self) -> Result<Option<Error>, Error> {
-        probe::clock_fault(self.store.as_ref())
     }
 
     /// The address of an object, for people and for `locationRef`.

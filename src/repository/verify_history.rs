@@ -1,9 +1,7 @@
 //! The small objects beside backups and binlog, proven, and whether the repository is there at all.
 
-use serde_json::Value;
-
-use super::history::{SETTINGS_BYTES_MAX, SettingsObject, TIMELINE_BYTES_MAX, TimelineObject};
-use super::{Repository, layout, read_marker, sealed, sha256_hex, to_json};
+use super::history::{TIMELINE_BYTES_MAX, TimelineObject};
+use super::{Repository, layout, read_marker, sealed};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::timeline::Timeline;
 use crate::error::{Error, ErrorKind};
@@ -17,16 +15,6 @@ impl Repository {
             return Err(self.corrupt(&key, "another timeline lies in its place"));
         }
         Ok(())
-    }
-
-    /// The settings of this key, proven to be what was stored under it.
-    pub(crate) fn read_settings(&self, instance: InstanceId, key: &str) -> Result<Value, Error> {
-        let object: SettingsObject = sealed::parse(self.fetch(key, SETTINGS_BYTES_MAX)?, &self.location(key))?;
-        let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
-        if expected != key {
-            return Err(self.corrupt(key, "other settings lie in its place"));
-        }
-        Ok(object.settings)
     }
 
     /// Fails with `Unavailable` unless this is still the repository that was opened: what is missing in another one, or

@@ -1,102 +1,191 @@
-//! A store that is away, slow, or wants another token: shipping waits and loses nothing, and says so.
+//! The repository goes away and comes back: nothing is lost, the server serves all the while, and everybody can see what
+//! is waited for.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::history::History;
+use crate::harness::api::text;
+use crate::harness::appliance::Appliance;
 use crate::harness::instance::Instance;
 use crate::harness::load::{self, Ddl, Load};
-use crate::harness::proxy::{Change, Rule};
-use crate::harness::remote::Remote;
-use crate::harness::{Random, sql, wait_for};
+use crate::harness::sql::{self, Contents};
+use crate::harness::{Random, wait_for};
 
-const OUTAGE: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
-fn lag(shipping: &Value) -> f64 {
-    shipping["lag_seconds"].as_f64().unwrap_or(0.0)
+/// An instance with a base, a target in its past and something after it.
+struct Scene {
+    appliance: Appliance,
+    instance: Instance,
+    target: String,
+    at_target: Contents,
 }
 
-#[test]
-fn half_a_minute_without_the_store_leaves_no_gap() {
-    let remote = Remote::on_s3("outage");
-    let instance = Instance::create(&remote.appliance, "outage");
-    let mut random = Random::seeded("outage");
-    let mut history = History::new();
-    history.record(0, load::prepare(&mut instance.conn()));
-    instance.backup("base");
-    let load = Load::start(&instance.socket, 2, Ddl::No, 0, &mut random);
-    load.wait_commits(50);
-    instance.ship();
-
-    remote.proxy.go_down();
-    let begin = Instant::now();
-    let commits = load.commits();
-    let mut shown = 0.0_f64;
-    while begin.elapsed() < OUTAGE {
-        std::thread::sleep(Duration::from_millis(500));
-        let shipping = &instance.view()["shipping"];
-        if begin.elapsed() > Duration::from_secs(12) {
-            assert_eq!(shipping["state"], "failing", "an outage shows: {shipping}");
-            let least = begin.elapsed().as_secs_f64() - 6.0;
-            assert!(lag(shipping) > least, "after {:?}: {shipping}", begin.elapsed());
-            assert!(shipping["behind_bytes"].as_u64().unwrap() > 0, "{shipping}");
-            assert!(shipping["message"].as_str().is_some_and(|text| !text.is_empty()), "{shipping}");
-            shown = shown.max(lag(shipping));
-        }
+impl Scene {
+    fn new(name: &str) -> Scene {
+        let mut random = Random::seeded(name);
+        let appliance = Appliance::start(name);
+        let instance = Instance::create(&appliance, name);
+        load::prepare(&mut instance.conn());
+        instance.backup("base");
+        let load = Load::start(&instance.socket, 2, Ddl::No, 0, &mut random);
+        load.wait_commits(30);
+        load.end_clean();
+        let insert = "INSERT INTO shop.orders (client, serial, note) VALUES (99, 0, 't')";
+        let target = sql::commit(&mut instance.conn(), insert);
+        let at_target = sql::contents(&mut instance.conn(), load::SCHEMA);
+        sql::run(&mut instance.conn(), "DELETE FROM shop.orders");
+        instance.ship();
+        Scene { appliance, instance, target, at_target }
     }
-    let told = remote.appliance.cli(&["status"]).stdout;
-    assert!(told.contains("failing since") && told.contains("waiting"), "people see it too: {told}");
-    let during = load.commits() - commits;
-    assert!(during > 100, "the server serves as if nothing were: {during} commits");
-    let last = sql::commit(&mut instance.conn(), "INSERT INTO marks.m (x) VALUES (1)");
 
-    remote.proxy.come_up();
-    let back = Instant::now();
-    wait_for("what was written meanwhile to be shipped", OUTAGE, || instance.has_shipped(&last).then_some(()));
-    let caught_up = back.elapsed();
-    wait_for("the lag to be gone", Duration::from_secs(15), || {
-        let shipping = &instance.view()["shipping"];
-        (shipping["state"] == "shipping" && lag(shipping) < 2.0).then_some(())
-    });
-    println!("outage: {during} commits meanwhile, lag shown {shown:.1} s, caught up in {caught_up:?}");
-    assert!(caught_up < OUTAGE, "faster than it came: {caught_up:?}");
+    fn away(&self) -> PathBuf {
+        self.appliance.bed.path("repository-away")
+    }
 
-    // Each answer takes its time now: the server has written more before one is there, and still everything comes to an end.
-    remote.proxy.rule(Rule::new(Change::Delay(Duration::from_millis(150))));
-    instance.plan(&json!({"latest": true}));
-    instance.backup("slowly, under load");
-    remote.proxy.mend();
+    /// As when a disk is unmounted or a store is switched off.
+    fn take_away(&self) {
+        std::fs::rename(&self.appliance.repository, self.away()).unwrap();
+    }
 
-    history.record(0, load.end_clean());
-    instance.ship();
-    let view = instance.view();
-    assert!(view["recoverable"].get("gaps").is_none_or(|gaps| gaps == &json!([])), "no gap: {view}");
-    instance.recover(&json!({"latest": true}));
-    let found = sql::contents(&mut instance.conn(), load::SCHEMA);
-    sql::assert_same(&found, &history.contents(0, u64::MAX), "after an outage");
+    fn bring_back(&self) {
+        std::fs::rename(self.away(), &self.appliance.repository).unwrap();
+    }
+
+    fn wait_until_waiting(&self, recovery: &str) -> Value {
+        wait_for("the recovery to say that it waits", SOON, || {
+            let view = self.instance.recovery(recovery);
+            assert_eq!(view["status"], "BUILDING", "{view}");
+            let step = view["progress"]["step"].as_str().unwrap_or_default().to_owned();
+            step.starts_with("waiting for the repository: ").then_some(view)
+        })
+    }
+
+    /// The server answers, and takes a write.
+    fn assert_serves(&self) {
+        let gtid = sql::commit(&mut self.instance.wait_conn(), "INSERT INTO marks.m (x) VALUES (2)");
+        assert!(!gtid.is_empty());
+    }
+
+    #[track_caller]
+    fn assert_recovered(&self, recovery: &str) {
+        self.instance.wait_recovery(recovery, "COMPLETED");
+        self.instance.wait_active();
+        let found = sql::contents(&mut self.instance.wait_conn(), load::SCHEMA);
+        sql::assert_same(&found, &self.at_target, "after the outage");
+    }
 }
 
 #[test]
-fn a_token_that_runs_out_is_renewed_in_the_middle_of_a_backup() {
-    let remote = Remote::on_swift("token", &[("token_life", "3")]);
-    let instance = Instance::create(&remote.appliance, "token");
-    let mut conn = instance.conn();
-    sql::run(&mut conn, "CREATE DATABASE shop");
-    sql::run(&mut conn, "CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, y VARCHAR(2000)) ENGINE=InnoDB");
-    let fill = "INSERT INTO shop.t (y) SELECT TO_BASE64(RANDOM_BYTES(1000)) FROM shop.seq_1_to_12000";
-    sql::run(&mut conn, fill);
-    instance.ship();
-    // A put takes as long as this makes it: the token is over several times before the last.
-    remote.proxy.take_exchanges();
-    remote.proxy.rule(Rule::new(Change::Delay(Duration::from_secs(1))).method("PUT"));
-    instance.backup("base");
-    remote.proxy.mend();
-    let exchanges = remote.proxy.take_exchanges();
-    let asked = exchanges.iter().filter(|it| it.target.starts_with("/auth/") && it.status == 200).count();
-    assert!(asked >= 2, "a token was asked for {asked} times: {exchanges:?}");
-    let before = sql::contents(&mut conn, "shop");
-    std::thread::sleep(Duration::from_secs(4));
-    instance.recover(&json!({"latest": true}));
-    sql::assert_same(&sql::contents(&mut instance.conn(), "shop"), &before, "with several tokens");
+fn a_recovery_waits_for_its_repository_and_goes_on() {
+    let mut scene = Scene::new("outage-stage");
+    scene.take_away();
+    let recovery = scene.instance.begin_recovery(&json!({ "gtid": scene.target }));
+    scene.wait_until_waiting(&recovery);
+    scene.assert_serves();
+    // A stop of coffer does not end it either, nor does it take long.
+    assert!(scene.appliance.stop() < Duration::from_secs(3));
+    scene.bring_back();
+    scene.appliance.resume(&[]);
+    scene.assert_recovered(&recovery);
+    scene.instance.undo(&recovery);
+
+    // Waiting, it can be aborted at once; nothing has changed.
+    scene.instance.ship();
+    scene.take_away();
+    let recovery = scene.instance.begin_recovery(&json!({ "gtid": scene.target }));
+    scene.wait_until_waiting(&recovery);
+    let asked = Instant::now();
+    scene.instance.act(&recovery, "abort").expect(202);
+    scene.instance.wait_recovery(&recovery, "ABORTED");
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+    scene.assert_serves();
+    scene.bring_back();
+    scene.instance.ship();
+}
+
+#[test]
+fn a_server_is_not_stopped_for_a_switch_while_the_repository_is_away() {
+    let scene = Scene::new("outage-fence");
+    let server = scene.instance.server_pid();
+    let recovery = scene.instance.begin_recovery(&json!({ "gtid": scene.target, "pause": true }));
+    scene.instance.wait_recovery(&recovery, "PAUSED");
+    scene.take_away();
+    scene.instance.act(&recovery, "promote").expect(202);
+    scene.wait_until_waiting(&recovery);
+    scene.assert_serves();
+    assert_eq!(scene.instance.server_pid(), server, "it was never stopped");
+    scene.bring_back();
+    scene.assert_recovered(&recovery);
+}
+
+#[test]
+fn a_repository_that_goes_away_behind_the_fence_does_not_keep_the_server_down() {
+    let scene = Scene::new("outage-tail");
+    let server = scene.instance.server_pid();
+    let recovery = scene.instance.begin_recovery(&json!({ "gtid": scene.target, "pause": true }));
+    scene.instance.wait_recovery(&recovery, "PAUSED");
+    let guard = scene.instance.data_dir.parent().unwrap().join("work/GUARD");
+    std::thread::scope(|scope| {
+        let taken = scope.spawn(|| {
+            let begin = Instant::now();
+            while !guard.exists() && begin.elapsed() < SOON {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            scene.take_away();
+        });
+        scene.instance.act(&recovery, "promote").expect(202);
+        taken.join().unwrap();
+    });
+    scene.wait_until_waiting(&recovery);
+    scene.assert_serves();
+    assert_ne!(scene.instance.server_pid(), server, "it was stopped, and started again");
+    assert!(!guard.exists());
+    scene.bring_back();
+    scene.assert_recovered(&recovery);
+    // What was written between the two fences is saved as well.
+    scene.instance.undo(&recovery);
+    let kept = sql::ask(&mut scene.instance.wait_conn(), "SELECT COUNT(*) FROM marks.m WHERE x = 2");
+    assert_eq!(kept, "1");
+}
+
+#[test]
+fn shipping_says_that_it_waits_and_loses_nothing() {
+    let scene = Scene::new("outage-ship");
+    let shipping = || scene.instance.view()["shipping"].clone();
+    let number = |view: &Value, name: &str| view[name].as_f64().unwrap_or_else(|| panic!("no {name}: {view}"));
+    scene.take_away();
+    let away = Instant::now();
+    let mut random = Random::seeded("outage-ship");
+    let load = Load::start(&scene.instance.socket, 2, Ddl::No, 500_000, &mut random);
+    let first = wait_for("shipping to fail", SOON, || {
+        let view = shipping();
+        (view["state"] == "failing" && number(&view, "behind_bytes") > 0.0).then_some(view)
+    });
+    assert!(!text(&first, "message").is_empty(), "{first}");
+    load.wait_commits(load.commits() + 100);
+    // Also what lies in further files counts.
+    sql::run(&mut scene.instance.conn(), "FLUSH BINARY LOGS");
+    load.wait_commits(load.commits() + 100);
+    let later = wait_for("the lag to grow", SOON, || {
+        let view = shipping();
+        let grew = number(&view, "behind_bytes") > number(&first, "behind_bytes") + 20_000.0;
+        (grew && number(&view, "lag_seconds") > number(&first, "lag_seconds") + 5.0).then_some(view)
+    });
+    let lag = number(&later, "lag_seconds");
+    assert!(lag <= away.elapsed().as_secs_f64() + 2.0, "{lag} s, away for {:?}", away.elapsed());
+    load.end_clean();
+    let expected = sql::contents(&mut scene.instance.conn(), load::SCHEMA);
+    scene.bring_back();
+    scene.instance.ship();
+    let view = wait_for("the lag to be gone", SOON, || {
+        let view = shipping();
+        (view["state"] == "shipping" && number(&view, "lag_seconds") < 1.0).then_some(view)
+    });
+    assert_eq!(number(&view, "behind_bytes"), 0.0, "{view}");
+    assert!(scene.instance.view()["recoverable"].get("gaps").is_none_or(|gaps| gaps == &json!([])), "no gap");
+    scene.instance.recover(&json!({"latest": true}));
+    sql::assert_same(&sql::contents(&mut scene.instance.conn(), load::SCHEMA), &expected, "after the outage");
 }
