@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorKind};
 pub(crate) mod canned;
 mod credentials;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 pub(crate) mod faulty;
 mod http;
 pub(crate) mod local;
