@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::agent::crew::Crew;
 use crate::agent::planning::AgentPlanning;
 use crate::agent::verify::schedule::Schedule;
-use crate::agent::{Context, Settings};
+use crate::agent::{Context, Settings, rebuild};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::{self, Config};
 use crate::datastore::Tools;
@@ -35,8 +35,6 @@ const IDENTITY_COMMAND: Duration = Duration::from_secs(60);
 /// The token's name in the state, and the file in which the command line finds it.
 const TOKEN_NAME: &str = "command line";
 const TOKEN_FILE: &str = "token";
-/// The key under which the state keeps which repository it belongs to.
-pub(crate) const REPOSITORY_ID: &str = "repository";
 /// The file in which the command line finds where the appliance listens.
 const URL_FILE: &str = "url";
 
@@ -67,7 +65,13 @@ impl Appliance {
     fn start(config: &Config) -> Result<Appliance, Error> {
         let lock = StateLock::acquire(&config.state_dir)?;
         let store = Store::open(&config.state_dir)?;
+        if store.read(|db| db.is_half_rebuilt())? {
+            let message = format!("the catalog in `{}` is rebuilt by half only", config.state_dir.display());
+            return Err(Error::new(ErrorKind::Refused, message)
+                .hint("Run `coffer rebuild` with the repository's address again; it goes on where it was."));
+        }
         let repository = Arc::new(open_repository(config, &store)?);
+        let notice = notice_of_forgotten(&store, &repository, &config.repository_url);
         repository.make_ready();
         ensure_token(&store, &config.state_dir)?;
         let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
@@ -100,7 +104,7 @@ impl Appliance {
             Arc::new(move |task| crew.carry_out(task))
         };
         let workers = Workers::start(&store, &bell, config.workers, run)?;
-        let settings = ServiceSettings { state_dir: config.state_dir.clone(), datastore: "mariadb".to_owned() };
+        let settings = ServiceSettings { state_dir: config.state_dir.clone(), datastore: "mariadb".to_owned(), notice };
         let service = Arc::new(Service::new(store, bell, planning, settings));
         let api = Api::start(service, http_settings(config))?;
         let url = api.url();
@@ -185,7 +189,7 @@ fn http_settings(config: &Config) -> HttpSettings {
 /// unmounted disk or another folder is never begun anew in its place.
 fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> {
     let settings = repository_settings(config);
-    let repository = match store.read(|db| db.meta(REPOSITORY_ID))? {
+    let repository = match store.read(|db| db.repository_id())? {
         None => Repository::open(&config.repository_url, &settings)?,
         Some(id) => {
             let repository = Repository::open_existing(&config.repository_url, &settings)?;
@@ -195,8 +199,27 @@ fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> 
             repository
         }
     };
-    store.write(|tx| tx.set_meta(REPOSITORY_ID, &repository.id().to_string()))?;
+    store.write(|tx| tx.set_repository_id(&repository.id().to_string()))?;
     Ok(repository.with_scratch_dir(&config.state_dir))
+}
+
+/// What an operator must know before beginning anew beside instances that can be brought back.
+fn notice_of_forgotten(store: &Store, repository: &Repository, url: &str) -> Option<String> {
+    let forgotten = match rebuild::forgotten(store, repository) {
+        Ok(0) => return None,
+        Ok(forgotten) => forgotten,
+        Err(err) => {
+            logging::warn("appliance", format!("unable to see which instances the repository holds: {err}"));
+            return None;
+        }
+    };
+    let noun = if forgotten == 1 { "instance" } else { "instances" };
+    let notice = format!(
+        "This repository holds {forgotten} {noun} that this state knows nothing of. To bring them back, stop the appliance and \
+         run `coffer rebuild '{url}'`."
+    );
+    logging::warn("appliance", &notice);
+    Some(notice)
 }
 
 /// Why a repository of another id than the state's is not used.

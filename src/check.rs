@@ -1,4 +1,4 @@
-//! `coffer check`: the one command beside `serve` that looks at things itself instead of asking the appliance.
+//! `coffer check`: a command like `serve` and `rebuild` that looks at things itself instead of asking the appliance.
 //!
 //! Without a server it tells whether configuration, tools, state directory and repository are fit for use; with one it
 //! also reads that server's real settings. What stands in the way is named with the line that mends it.
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::agent::check::{Problem, inspect};
-use crate::appliance::{REPOSITORY_ID, other_repository, repository_settings, tools};
+use crate::appliance::{other_repository, repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
 use crate::datastore::mariadb::program_version;
@@ -102,7 +102,7 @@ fn check_repository(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<
         Err(err) => return problems.push(problem_of(&err)),
     };
     let looked = Repository::look(Arc::clone(&store), &settings).and_then(|found| {
-        let id = Store::peek_meta(&config.state_dir, REPOSITORY_ID)?;
+        let id = Store::peek_repository_id(&config.state_dir)?;
         match (&found, id) {
             (Some(repository), Some(id)) if repository.id().to_string() != id => Err(other_repository(repository)),
             (None, Some(_)) => Err(Error::new(

@@ -1,6 +1,6 @@
 //! The command line: what can be typed, and nothing of what it means.
 //!
-//! Every subcommand but `serve` and `check` is an HTTP client of a running appliance. They all take the options that
+//! Every subcommand but `serve`, `check` and `rebuild` is an HTTP client of a running appliance. They all take the options that
 //! say where it is, so that those may stand behind the subcommand, where people type them.
 
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Serve(Serve),
     Check(Check),
+    Rebuild(Rebuild),
     Demo(Demo),
     Status(Status),
     Instance(Instance),
@@ -59,6 +60,25 @@ pub(crate) struct Check {
     #[argh(option, arg_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// print the findings as JSON
+    #[argh(switch)]
+    pub(crate) json: bool,
+}
+
+/// rebuild the catalog on a bare host, from the repository alone
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "rebuild")]
+#[argh(
+    note = "It is told what to do next for each instance. The repository is only read. May be repeated: it goes on where it was, or finds that nothing is missing. Exit code 1: something in the repository is damaged or missing; the rest is rebuilt."
+)]
+#[argh(example = "coffer rebuild file:///mnt/backups/coffer --config /etc/coffer.toml")]
+pub(crate) struct Rebuild {
+    /// address of the repository
+    #[argh(positional)]
+    pub(crate) repository_url: String,
+    /// configuration file of the appliance; without one the defaults hold
+    #[argh(option, arg_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// print what was rebuilt as JSON
     #[argh(switch)]
     pub(crate) json: bool,
 }
@@ -569,6 +589,7 @@ mod tests {
             "transactions shop --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --table orders --destructive",
             "timeline shop",
             "check --socket s --defaults-file f",
+            "rebuild file:///mnt/repository --config c.toml --json",
         ] {
             assert!(matches!(parse(&words(line)), Parsed::Run(_)), "{line}: {:?}", parse(&words(line)));
         }

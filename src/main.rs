@@ -19,6 +19,7 @@ mod lock;
 mod logging;
 mod process;
 mod queue;
+mod rebuild;
 mod recovery;
 mod repository;
 mod service;
@@ -58,6 +59,7 @@ fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Serve(serve) => run_serve(serve),
         Command::Check(check) => run_check(check),
+        Command::Rebuild(wanted) => rebuild::run(&wanted),
         command => client::run(command),
     }
 }

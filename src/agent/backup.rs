@@ -109,6 +109,11 @@ fn run(
         logging::info("backup", format!("{}: goes on; {} parts are stored already", backup.id, journal.known()));
     }
     let begin = drain(context, shipper, instance, Deadline::after(SHIP_TIMEOUT))?;
+    if context.store.read(|db| db.is_unproven(instance.id))? {
+        return Err(Error::new(ErrorKind::Refused, "the server on this host is not known to be this instance's").hint(
+            format!("Its catalog was rebuilt: recover it first, with `coffer recover {} --latest`.", instance.name),
+        ));
+    }
     backup.status = BackupStatus::Building;
     save(context, backup)?;
     let stored = store_stream(context, instance, backup, journal, &reporter)?;
@@ -122,6 +127,7 @@ fn run(
         instance: instance.id,
         timeline: end.at.timeline,
         name: backup.name.clone(),
+        description: backup.description.clone(),
         datastore: instance.datastore.clone(),
         server_version: stored.server_version.clone(),
         tool: "mariadb-backup".to_owned(),
@@ -148,7 +154,9 @@ fn complete(context: &Context, backup: &mut Backup, manifest: &Manifest) -> Resu
     backup.location = Some(location);
     backup.checksum = Some(checksum);
     backup.end = Some(manifest.end.clone());
-    save(context, backup)?;
+    // As the manifest has it, so that a catalog rebuilt from there says the same.
+    backup.updated_at = manifest.completed_at;
+    context.store.write(|tx| tx.update_backup(backup))?;
     // From here on it is a backup; what is left to do only saves space.
     let tidied = context.repository.delete_orphans(manifest).and_then(|_| remove_journal(context, backup.id));
     if let Err(err) = tidied {

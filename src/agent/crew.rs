@@ -1,5 +1,5 @@
 //! Who looks after the instances: for each an agent thread, a shipper thread and, if coffer runs the server, a
-//! supervisor thread. Threads are named, owned here, and end when their channel does.
+//! supervisor thread; for all of them a keeper. Threads are named, owned here, and end when their channel does.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::agent::keeper::Keeper;
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, guard_path};
 use crate::agent::{Context, backup, instances, recovery, verify};
@@ -39,11 +40,12 @@ struct Post {
 pub(crate) struct Crew {
     context: Arc<Context>,
     posts: Mutex<BTreeMap<InstanceId, Post>>,
+    keeper: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
 impl Crew {
     pub(crate) fn new(context: Arc<Context>) -> Crew {
-        Crew { context, posts: Mutex::new(BTreeMap::new()) }
+        Crew { context, posts: Mutex::new(BTreeMap::new()), keeper: Mutex::new(None) }
     }
 
     /// Posts an agent to every instance in the store.
@@ -52,6 +54,10 @@ impl Crew {
             self.post(instance.id)?;
             self.carry_on_recovery(instance.id)?;
         }
+        let keeper = Keeper::new(&self.context);
+        let (stop, stopped) = bounded::<()>(0);
+        let thread = spawn("keep".to_owned(), move || keeper.run(&stopped))?;
+        *self.keeper.lock().map_err(|_| gone())? = Some((stop, thread));
         Ok(())
     }
 
@@ -104,6 +110,11 @@ impl Crew {
 
     /// Ends every agent. Running tasks notice `stopping` and return.
     pub(crate) fn stop(&self) {
+        let keeper = self.keeper.lock().ok().and_then(|mut keeper| keeper.take());
+        if let Some((stop, thread)) = keeper {
+            drop(stop);
+            join(thread);
+        }
         let posts = match self.posts.lock() {
             Ok(mut posts) => std::mem::take(&mut *posts),
             Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
@@ -178,11 +189,13 @@ fn end(post: Post) {
     let Post { calls, stops, threads, .. } = post;
     drop(calls);
     drop(stops);
-    for thread in threads {
-        let name = thread.thread().name().unwrap_or("thread").to_owned();
-        if thread.join().is_err() {
-            logging::error("agent", format!("{name} panicked"));
-        }
+    threads.into_iter().for_each(join);
+}
+
+fn join(thread: JoinHandle<()>) {
+    let name = thread.thread().name().unwrap_or("thread").to_owned();
+    if thread.join().is_err() {
+        logging::error("agent", format!("{name} panicked"));
     }
 }
 

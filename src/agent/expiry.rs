@@ -13,6 +13,7 @@ use crate::agent::Context;
 use crate::agent::recovery::journal::Journal;
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::id::{InstanceId, TimelineId};
+use crate::domain::instance::InstanceStatus;
 use crate::domain::recovery::{Recovery, RecoveryState};
 use crate::domain::task::TaskKind;
 use crate::domain::timeline::Origin;
@@ -46,13 +47,16 @@ pub(crate) fn release_expired(context: &Context, instance: InstanceId, now: Time
 }
 
 /// Takes the full backup again that a timeline begins with, if it has failed: without it the way back to that timeline
-/// only grows longer, and no undo window ends.
+/// only grows longer, and no undo window ends. A server that does not serve waits for its recovery, not for a backup.
 pub(crate) fn retry_first_backup(context: &Context, instance: InstanceId, now: Timestamp) -> Result<(), Error> {
     let Some(timeline) = context.store.read(|db| db.current_timeline(instance))? else { return Ok(()) };
     if timeline.origin == Origin::Initial {
         return Ok(());
     }
     let backups = context.store.read(|db| db.backups(Some(instance)))?;
+    if context.store.read(|db| db.instance(instance))?.status != InstanceStatus::Active {
+        return Ok(());
+    }
     let is_busy = !context.store.read(|db| db.unfinished_tasks(instance))?.is_empty();
     if !is_busy && wants_backup(timeline.id, timeline.begun_at, &backups, now) {
         context.cast_backup(instance, "again")?;

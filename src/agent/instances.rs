@@ -4,7 +4,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::agent::check;
-use crate::agent::ship::{Shipper, first_file_key, index};
+use crate::agent::keeper::settings_without_files;
+use crate::agent::ship::{Shipper, index};
 use crate::agent::supervisor::{Supervisor, guard_path, note_version, place_guard};
 use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::{self, Deadline};
@@ -13,7 +14,7 @@ use crate::datastore::sql::Sql;
 use crate::datastore::{mariadb, mysqld};
 use crate::domain::gtid::BinlogState;
 use crate::domain::id::{InstanceId, TimelineId};
-use crate::domain::instance::{Control, Instance, InstanceStatus};
+use crate::domain::instance::{Control, Instance, InstanceSettings, InstanceStatus, Server};
 use crate::domain::task::Task;
 use crate::domain::timeline::{Origin, Timeline};
 use crate::durable;
@@ -42,16 +43,9 @@ fn make_server(
         context.store.write(|tx| tx.update_instance(instance))?;
     }
     let server = &instance.server;
-    check_reachable(&context.settings.state_dir, &context.tools.server_user)?;
+    make_home(context, server)?;
+    let (base, tmpdir) = (mysqld::run_dir(server), mysqld::tmp_dir(server));
     let owner = Owner::of_user(&context.tools.server_user)?;
-    let base = mysqld::run_dir(server);
-    let tmpdir = base.join("tmp");
-    for dir in [&base, &server.work_dir, &tmpdir] {
-        std::fs::create_dir_all(dir).map_err(|err| io_error("unable to create", dir, err))?;
-        owner.give(dir)?;
-    }
-    std::fs::set_permissions(&base, std::fs::Permissions::from_mode(0o755))
-        .map_err(|err| io_error("unable to set the permissions of", &base, err))?;
     if !server.data_dir.is_dir() {
         reporter.step("making the data directory");
         // A killed installation leaves only this directory, which nobody starts a server on.
@@ -73,6 +67,20 @@ fn make_server(
         mysqld::start(&context.tools, server)?;
     }
     note_version(context, instance)
+}
+
+/// Makes the directories a created server needs beside its data, and hands them to its user. May be repeated: after a
+/// rebuild of the catalog on another host a recovery is the first to need them.
+pub(crate) fn make_home(context: &Context, server: &Server) -> Result<(), Error> {
+    check_reachable(&context.settings.state_dir, &context.tools.server_user)?;
+    let owner = Owner::of_user(&context.tools.server_user)?;
+    let base = mysqld::run_dir(server);
+    for dir in [&base, &server.work_dir, &mysqld::tmp_dir(server)] {
+        std::fs::create_dir_all(dir).map_err(|err| io_error("unable to create", dir, err))?;
+        owner.give(dir)?;
+    }
+    std::fs::set_permissions(&base, std::fs::Permissions::from_mode(0o755))
+        .map_err(|err| io_error("unable to set the permissions of", &base, err))
 }
 
 /// The server's user must be able to pass through every directory above its data.
@@ -114,7 +122,7 @@ fn free_port() -> Result<u16, Error> {
 }
 
 /// Any id but 0; high ones, because people number their servers from 1.
-fn random_server_id() -> Result<u32, Error> {
+pub(super) fn random_server_id() -> Result<u32, Error> {
     let mut bytes = [0_u8; 4];
     getrandom::fill(&mut bytes)
         .map_err(|err| Error::new(ErrorKind::Internal, format!("the system gives no random bytes: {err}")))?;
@@ -170,7 +178,7 @@ fn take_on(context: &Context, reporter: &Reporter<'_>, instance: &mut Instance) 
     let files = index::binlog_files(&instance.server.binlog_base)?;
     if let Some(before_last) = files.len().checked_sub(2).and_then(|at| files.get(at)) {
         let name = index::name_of(before_last);
-        context.store.write(|tx| tx.set_meta(&first_file_key(timeline), &name))?;
+        context.store.write(|tx| tx.set_ship_after(timeline, &name))?;
     }
     Ok(())
 }
@@ -211,6 +219,7 @@ pub(crate) fn delete(context: &Context, supervisor: &Supervisor, shipper: &Shipp
         Err(err) => return Err(err),
     };
     let _mine = supervisor.take_over();
+    let last_word = InstanceSettings { deleted_at: Some(clock::now()), ..settings_without_files(&instance) };
     let server = &instance.server;
     if server.control == Control::Created && !server.data_dir.as_os_str().is_empty() {
         if server.work_dir.is_dir() {
@@ -225,7 +234,11 @@ pub(crate) fn delete(context: &Context, supervisor: &Supervisor, shipper: &Shipp
         remove_created(context, &mysqld::run_dir(server))?;
     }
     shipper.hold();
-    context.store.write(|tx| tx.remove_instance(instance.id))
+    context.store.write(|tx| {
+        // The repository is told as soon as it can be reached: a rebuilt catalog must not bring the instance back.
+        tx.set_untold_deletion(&last_word)?;
+        tx.remove_instance(instance.id)
+    })
 }
 
 /// Removes the directory of a created instance, which must lie under the state directory.

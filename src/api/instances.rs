@@ -40,7 +40,11 @@ pub(super) fn list(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
         }
     };
     let instances: Vec<Value> = views.iter().skip(begin).take(limit).map(views::instance).collect();
-    Ok(Reply::json(200, &json!({ "instances": instances })))
+    let mut answer = json!({ "instances": instances });
+    if let Some(notice) = router.service.notice()? {
+        answer["notice"] = json!(notice);
+    }
+    Ok(Reply::json(200, &answer))
 }
 
 pub(super) fn show(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {

@@ -27,7 +27,7 @@ use crate::client::http::Api;
 use crate::client::progress::Show;
 use crate::error::{Error, ErrorKind};
 
-/// Carries a client command out. `serve` and `check` are not among them.
+/// Carries a client command out. `serve`, `check` and `rebuild` are not among them.
 pub(crate) fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Demo(demo) => demo::run(&demo),
@@ -57,8 +57,8 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         },
         Command::Transactions(wanted) => transactions::list(&Client::new(&wanted.connection())?, &wanted),
         Command::Timeline(timeline) => timelines::list(&Client::new(&timeline.connection())?, &timeline),
-        Command::Serve(_) | Command::Check(_) => {
-            Err(Error::new(ErrorKind::Internal, "`serve` and `check` are not client commands"))
+        Command::Serve(_) | Command::Check(_) | Command::Rebuild(_) => {
+            Err(Error::new(ErrorKind::Internal, "`serve`, `check` and `rebuild` are not client commands"))
         }
     }
 }

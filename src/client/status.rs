@@ -14,7 +14,10 @@ pub(super) fn show(client: &Client) -> Result<(), Error> {
     let mut lines = vec![format!("Appliance at {}", client.api.page())];
     let mut recoveries_shown: Vec<Value> = Vec::new();
     if instances.is_empty() {
-        lines.push("It looks after no instance yet. `coffer instance create NAME` makes one.".to_owned());
+        lines.push(match instances_answer["notice"].as_str() {
+            Some(notice) => format!("! {notice}"),
+            None => "It looks after no instance yet. `coffer instance create NAME` makes one.".to_owned(),
+        });
     }
     for instance in &instances {
         let answer = client.api.get(&format!("/instances/{}/recoveries", instance.id))?;
@@ -29,6 +32,7 @@ pub(super) fn show(client: &Client) -> Result<(), Error> {
         "url": client.api.page(),
         "instances": http::member(&instances_answer, "instances")?,
         "recoveries": recoveries_shown,
+        "notice": instances_answer["notice"],
     });
     client.print(&answer, || Ok(lines))
 }

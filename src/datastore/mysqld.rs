@@ -41,7 +41,7 @@ pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) ->
         .path("datadir", &server.data_dir)
         .path("socket", &server.socket)
         // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
-        .path("tmpdir", &run_dir.join("tmp"))
+        .path("tmpdir", &tmp_dir(server))
         .path("pid_file", &run_dir.join("mariadbd.pid"))
         .path("log_error", &run_dir.join("mariadbd.log"))
         .set("bind_address", "127.0.0.1")
@@ -252,6 +252,11 @@ pub(crate) fn run_dir(server: &Server) -> PathBuf {
         Control::Created => server.defaults_file.parent().unwrap_or(&server.work_dir).to_owned(),
         Control::Systemd { .. } | Control::Argv { .. } => server.work_dir.clone(),
     }
+}
+
+/// The directory for a created server's temporary tables.
+pub(crate) fn tmp_dir(server: &Server) -> PathBuf {
+    run_dir(server).join("tmp")
 }
 
 /// Whether the server answers now.

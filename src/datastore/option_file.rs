@@ -20,8 +20,7 @@ pub(crate) struct OptionGroup {
 impl OptionGroup {
     /// `name = "value"`, quoted so that spaces and `#` in paths survive.
     pub(crate) fn set(mut self, name: &str, value: impl ToString) -> OptionGroup {
-        let value = value.to_string().replace('\\', "\\\\").replace('"', "\\\"");
-        self.lines.push(format!("{name} = \"{value}\""));
+        self.lines.push(format!("{name} = \"{}\"", escaped(&value.to_string())));
         self
     }
 
@@ -40,6 +39,34 @@ impl OptionGroup {
     }
 }
 
+/// The text of an option file without the lines that may hold a secret. A note in their place says so.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let kept = text.lines().map(|line| {
+        let name =
+            line.trim_start().split('=').next().unwrap_or_default().trim().to_ascii_lowercase().replace('-', "_");
+        let is_secret = !name.starts_with(['#', ';'])
+            && ["password", "passwd", "passphrase", "filekey", "secret", "token"].iter().any(|end| name.ends_with(end));
+        if is_secret { "# A line that may hold a secret was left out of the repository here." } else { line }
+    });
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The text of a created server's option file for a server with its home elsewhere.
+pub(crate) fn relocated(text: &str, from: &Path, to: &Path) -> String {
+    text.replace(&escaped(&from.display().to_string()), &escaped(&to.display().to_string()))
+}
+
+/// Files that an option file has the server read too.
+pub(crate) fn included(text: &str) -> Vec<&str> {
+    let words = ["!includedir", "!include"];
+    let named = text.lines().map(str::trim).filter_map(|line| words.iter().find_map(|word| line.strip_prefix(word)));
+    named.map(str::trim).filter(|path| !path.is_empty()).collect()
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
 /// Reads how to log in from the `[client]` groups of an option file; `socket` is the server's.
 pub(crate) fn read_client_access(file: &Path, socket: &Path) -> Result<Access, Error> {
     let size = std::fs::metadata(file).map_err(|err| io_error("unable to read defaults file", file, err))?.len();
@@ -56,6 +83,11 @@ pub(crate) fn read_client_access(file: &Path, socket: &Path) -> Result<Access, E
         user: user.unwrap_or_else(|| User::own().name),
         password: password.map(Secret::new),
     })
+}
+
+/// The user that an option file has clients log in as.
+pub(crate) fn client_user(text: &str) -> Option<String> {
+    parse_client_login(text).0
 }
 
 fn parse_client_login(text: &str) -> (Option<String>, Option<String>) {
@@ -96,6 +128,20 @@ mod tests {
             "[mariadbd]\nuser=mysql\n[client]\n# note\nuser = backup\npassword=\"p#w \\\"x\"\n[other]\nuser=no\n";
         assert_eq!(parse_client_login(text), (Some("backup".into()), Some("p#w \"x".into())));
         assert_eq!(parse_client_login("[client]\nuser=a # who\n"), (Some("a".into()), None));
+    }
+
+    #[test]
+    fn what_may_be_a_secret_stays_at_home_and_the_rest_moves_along() {
+        let text = "[mariadbd]\ndatadir = \"/old/x/data\"\n!include /etc/shop.cnf\n[client]\nuser=a\npassword = x1\n\
+                    master-password=x2\nfile_key_management_filekey = x3\n# password=mine\nskip-networking\n";
+        let kept = without_secrets(text);
+        assert!(!kept.contains("x1") && !kept.contains("x2") && !kept.contains("x3"), "{kept}");
+        assert_eq!(kept.lines().count(), text.lines().count());
+        assert!(kept.contains("user=a\n") && kept.ends_with("# password=mine\nskip-networking\n"), "{kept}");
+        assert_eq!(without_secrets(&kept), kept);
+        let moved = relocated(&kept, Path::new("/old/x"), Path::new("/new \"dir\""));
+        assert!(moved.contains("datadir = \"/new \\\"dir\\\"/data\"\n"), "{moved}");
+        assert_eq!(included(&kept), ["/etc/shop.cnf"]);
     }
 
     #[test]

@@ -95,8 +95,9 @@ impl RecoveryState {
     }
 }
 
-/// A recovery, as the store mirrors it; the journal on disk is the authority.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A recovery, as the store mirrors it; the journal on disk is the authority. A settled one is kept in the repository too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Recovery {
     pub(crate) id: RecoveryId,
     pub(crate) instance: InstanceId,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::domain::id::{BackupId, InstanceId, TaskId, TimelineId};
+use crate::domain::id::{BackupId, InstanceId, RecoveryId, TaskId, TimelineId};
 use crate::domain::instance::Fault;
 use crate::error::{Error, ErrorKind};
 
@@ -107,13 +107,20 @@ pub(crate) enum ObjectPlace {
         timeline: TimelineId,
     },
     Settings,
+    /// The record of a settled recovery.
+    Recovery {
+        recovery: RecoveryId,
+    },
 }
 
 impl ObjectPlace {
     pub(crate) fn backup(&self) -> Option<BackupId> {
         match self {
             ObjectPlace::Manifest { backup } | ObjectPlace::Part { backup } => Some(*backup),
-            ObjectPlace::Chunk { .. } | ObjectPlace::Timeline { .. } | ObjectPlace::Settings => None,
+            ObjectPlace::Chunk { .. }
+            | ObjectPlace::Timeline { .. }
+            | ObjectPlace::Settings
+            | ObjectPlace::Recovery { .. } => None,
         }
     }
 
@@ -125,6 +132,7 @@ impl ObjectPlace {
             ObjectPlace::Chunk { .. } => "chunk",
             ObjectPlace::Timeline { .. } => "timeline",
             ObjectPlace::Settings => "settings",
+            ObjectPlace::Recovery { .. } => "record of a recovery",
         }
     }
 }
@@ -174,7 +182,7 @@ impl Damage {
                     damage.chunks.insert(object.key.clone(), object.reason.clone());
                 }
                 // The catalog knows what stood in them.
-                ObjectPlace::Timeline { .. } | ObjectPlace::Settings => {}
+                ObjectPlace::Timeline { .. } | ObjectPlace::Settings | ObjectPlace::Recovery { .. } => {}
             }
         }
         damage

@@ -29,6 +29,17 @@ pub(crate) struct Consequence {
 
 const BRING_BACK: &str = "Bring the object back from another copy of the repository";
 
+/// Of what the catalog of this host holds too, so that it can be stored again from there.
+fn for_another_host(what: &str) -> Consequence {
+    Consequence {
+        depends: format!("what another host learns from the repository alone: {what}"),
+        remedy: format!(
+            "Recoveries on this host do not need it. {BRING_BACK}. If there is none, remove what is left of it and restart \
+             coffer, which stores it again."
+        ),
+    }
+}
+
 impl Ground<'_> {
     /// What depends on a bad object. `chunk` is what the catalog knows of it, if it is a chunk.
     pub(crate) fn consequence(&self, object: &BadObject, chunk: Option<&ChunkFacts>) -> Consequence {
@@ -47,24 +58,10 @@ impl Ground<'_> {
                 Consequence { depends: self.lost_points(*timeline, chunk), remedy }
             }
             ObjectPlace::Timeline { timeline } => {
-                let is_current = current(self.timelines).is_some_and(|current| current.id == *timeline);
-                let otherwise = if is_current {
-                    " If there is none, remove what is left of it and restart coffer, which stores it again."
-                } else {
-                    ""
-                };
-                Consequence {
-                    depends: format!(
-                        "what another host learns from the repository alone: the history of {}",
-                        self.timeline_name(*timeline)
-                    ),
-                    remedy: format!("Recoveries on this host do not need it. {BRING_BACK}.{otherwise}"),
-                }
+                for_another_host(&format!("the history of {}", self.timeline_name(*timeline)))
             }
-            ObjectPlace::Settings => Consequence {
-                depends: "what another host learns from the repository alone: the instance's settings".to_owned(),
-                remedy: format!("Recoveries on this host do not need it. {BRING_BACK}."),
-            },
+            ObjectPlace::Settings => for_another_host("the instance's settings"),
+            ObjectPlace::Recovery { recovery } => for_another_host(&format!("what recovery {recovery} did")),
         }
     }
 
@@ -111,7 +108,7 @@ impl Ground<'_> {
                 };
                 Some(Place { segment, ordinal, position })
             }
-            ObjectPlace::Timeline { .. } | ObjectPlace::Settings => None,
+            ObjectPlace::Timeline { .. } | ObjectPlace::Settings | ObjectPlace::Recovery { .. } => None,
         }
     }
 

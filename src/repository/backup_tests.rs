@@ -39,6 +39,7 @@ pub(super) fn manifest(
         backup,
         instance,
         timeline,
+        description: "a description".to_owned(),
         name: "nightly".to_owned(),
         datastore: "mariadb".to_owned(),
         server_version: "10.11.8-MariaDB-log".to_owned(),

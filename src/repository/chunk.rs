@@ -15,9 +15,8 @@ pub(crate) use head::ChunkHead;
 use super::codec::Fault;
 use super::{Repository, layout};
 use crate::domain::chunk::{Chunk, ChunkFacts};
-use crate::domain::id::{InstanceId, TimelineId};
 use crate::error::{Error, ErrorKind, error_of, io_error};
-use crate::storage::{Body, StoredObject};
+use crate::storage::Body;
 
 pub(super) use payload::{ChunkReader, Measured};
 
@@ -26,7 +25,6 @@ const MEMORY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub(super) const COPY_BYTES: usize = 256 * 1024;
 /// When only heads are read.
 const HEAD_BUFFER_BYTES: usize = 8 * 1024;
-const LIST_PAGE: usize = 10_000;
 
 /// An object that is being read.
 pub(super) type StoredReader = BufReader<Box<dyn Read + Send>>;
@@ -41,14 +39,6 @@ pub(crate) enum ChunkBody<'a> {
         begin: u64,
         end: u64,
     },
-}
-
-/// A chunk as found in the repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FoundChunk {
-    pub(crate) chunk: Chunk,
-    /// As in `ChunkHead`.
-    pub(crate) description: String,
 }
 
 impl Repository {
@@ -188,10 +178,7 @@ impl Repository {
     }
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for rebuilding the catalog from the repository alone, and for verification")
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "for verification"))]
 impl Repository {
     /// The chunk's head and all its raw bytes, checked. More than `bytes_max` of them are refused.
     pub(crate) fn read_chunk_verified(
@@ -210,58 +197,6 @@ impl Repository {
         reader.read_to_end(&mut raw).map_err(|err| self.unable_to_read(key, err))?;
         Ok((head, raw))
     }
-
-    /// All chunks of a timeline in the order of its history, from their heads alone.
-    ///
-    /// A chunk that cannot be read is an item of its own; the iteration goes on behind it. It ends when listing fails.
-    pub(crate) fn chunk_heads(&self, instance: InstanceId, timeline: TimelineId) -> ChunkHeads<'_> {
-        ChunkHeads {
-            repository: self,
-            prefix: layout::binlog_prefix(instance, timeline),
-            page: Vec::new().into_iter(),
-            after: None,
-            ended: false,
-        }
-    }
-}
-
-/// Iterates over a timeline's chunks; see `Repository::chunk_heads`.
-pub(crate) struct ChunkHeads<'a> {
-    repository: &'a Repository,
-    prefix: String,
-    page: std::vec::IntoIter<StoredObject>,
-    after: Option<String>,
-    ended: bool,
-}
-
-impl Iterator for ChunkHeads<'_> {
-    type Item = Result<FoundChunk, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(object) = self.page.next() {
-                self.after = Some(object.key.clone());
-                let found = self.repository.open_head(&object.key, HEAD_BUFFER_BYTES).map(|(head, _)| FoundChunk {
-                    chunk: Chunk { facts: head.facts, key: object.key, stored_bytes: object.bytes },
-                    description: head.description,
-                });
-                return Some(found);
-            }
-            if self.ended {
-                return None;
-            }
-            match self.repository.store.list(&self.prefix, self.after.as_deref(), LIST_PAGE) {
-                Ok(page) => {
-                    self.ended = page.len() < LIST_PAGE;
-                    self.page = page.into_iter();
-                }
-                Err(err) => {
-                    self.ended = true;
-                    return Some(Err(err));
-                }
-            }
-        }
-    }
 }
 
 fn internal(facts: &ChunkFacts, why: &str) -> Error {
@@ -269,4 +204,4 @@ fn internal(facts: &ChunkFacts, why: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

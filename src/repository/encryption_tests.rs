@@ -85,8 +85,9 @@ fn a_host_without_the_identity_writes_and_proves_and_says_what_it_lacks() {
     }
     assert_eq!(bench.repository.verify_chunk(&chunk).unwrap(), Proof::Stored);
     bench.repository.verify_manifest(stored.instance, stored.backup, None).unwrap();
-    let found: Vec<_> = bench.repository.chunk_heads(chunk.facts.instance, chunk.facts.timeline).collect();
-    assert_eq!(found[0].as_ref().unwrap().chunk, chunk, "the catalog is rebuilt without the identity");
+    let found = bench.repository.chunk_objects(chunk.facts.instance, chunk.facts.timeline, None).unwrap();
+    let head = bench.repository.chunk_from_head(&found[0]).unwrap();
+    assert_eq!(head, chunk, "the catalog is rebuilt without the identity");
 
     let refusals = [
         bench.repository.check_opens(&stored).unwrap_err(),

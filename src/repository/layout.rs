@@ -5,7 +5,8 @@ use jiff::tz::TimeZone;
 
 use super::codec::Form;
 use crate::domain::chunk::ChunkFacts;
-use crate::domain::id::{BackupId, InstanceId, TimelineId};
+use crate::domain::id::{BackupId, InstanceId, RecoveryId, TimelineId};
+use crate::domain::recovery::Recovery;
 
 pub(super) const INSTANCES: &str = "instances/";
 
@@ -33,8 +34,43 @@ pub(super) fn settings(instance: InstanceId, created_at: Timestamp, sha256: &str
     format!("{}{created}-{}.json", settings_prefix(instance), short(sha256))
 }
 
+/// When the settings with this key were stored.
+pub(super) fn time_of_settings(key: &str, instance: InstanceId) -> Option<Timestamp> {
+    let (time, _) = key.strip_prefix(&settings_prefix(instance))?.split_once('-')?;
+    time.parse().ok()
+}
+
+pub(super) fn recoveries_prefix(instance: InstanceId) -> String {
+    format!("{}recoveries/", instance_prefix(instance))
+}
+
+/// What the record of a settled recovery is called before its bytes are known; `bytes` is the length of its text.
+pub(super) fn recovery_name(recovery: &Recovery, bytes: usize) -> String {
+    let time = recovery.updated_at.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S%.9fZ").to_string();
+    format!("{}{}/{time}-{bytes}", recoveries_prefix(recovery.instance), recovery.id)
+}
+
+/// The key of the record of `name`.
+pub(super) fn recovery(name: &str, sha256: &str, form: Form) -> String {
+    format!("{name}-{}.json.{}", short(sha256), form.suffix())
+}
+
+/// Whether the key has the digest of these stored bytes in it.
+pub(super) fn is_named_by(key: &str, sha256: &str) -> bool {
+    let digest = key.rsplit_once('-').and_then(|(_, end)| end.split_once('.')).map(|(digest, _)| digest);
+    digest == Some(short(sha256))
+}
+
+/// What the key of a recovery's record says: the recovery, when it changed, and how long its text is.
+pub(super) fn recovery_of(key: &str, instance: InstanceId) -> Option<(RecoveryId, Timestamp, usize)> {
+    let (id, name) = key.strip_prefix(&recoveries_prefix(instance))?.split_once('/')?;
+    let mut fields = name.split('-');
+    let (time, bytes) = (fields.next()?, fields.next()?);
+    Some((id.parse().ok()?, time.parse().ok()?, bytes.parse().ok()?))
+}
+
 pub(super) fn binlog_prefix(instance: InstanceId, timeline: TimelineId) -> String {
-    format!("{}binlog/{timeline}/", instance_prefix(instance))
+    format!("{}{timeline}/", binlogs_prefix(instance))
 }
 
 pub(super) fn is_encrypted(key: &str) -> bool {
@@ -49,6 +85,17 @@ pub(super) fn chunk_name(facts: &ChunkFacts) -> String {
 
 pub(super) fn chunk(facts: &ChunkFacts, form: Form) -> String {
     format!("{}-{}.binlog.{}", chunk_name(facts), short(&facts.sha256), form.suffix())
+}
+
+/// Where a chunk lies, read from its key: ordinal and first byte.
+pub(super) fn place_of_chunk(key: &str) -> Option<(u32, u64)> {
+    let mut fields = key.rsplit('/').next()?.split('.').next()?.split('-');
+    let place = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    fields.nth(1).map(|_| place)
+}
+
+pub(super) fn binlogs_prefix(instance: InstanceId) -> String {
+    format!("{}binlog/", instance_prefix(instance))
 }
 
 pub(super) fn backups_prefix(instance: InstanceId) -> String {
@@ -73,7 +120,7 @@ pub(super) fn part(name: &str, sha256: &str, form: Form) -> String {
     format!("{name}-{}.{}", short(sha256), form.suffix())
 }
 
-/// The name of the part with this key, see `part_name`.
+/// The name of the part or record with this key, see `part_name` and `recovery_name`.
 pub(super) fn name_of_part(key: &str) -> &str {
     key.rsplit_once('-').map_or(key, |(name, _)| name)
 }

@@ -33,6 +33,8 @@ pub(crate) struct Manifest {
     /// The timeline the backup was taken on.
     pub(crate) timeline: crate::domain::id::TimelineId,
     pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) description: String,
     /// `mariadb` or `mysql`.
     pub(crate) datastore: String,
     pub(crate) server_version: String,
@@ -137,6 +139,29 @@ impl Repository {
         self.parse_manifest(instance, backup, self.fetch_manifest(instance, backup)?)
     }
 
+    /// The manifest of a backup with its address and its SHA-256, as `put_manifest` returned them.
+    pub(crate) fn found_manifest(
+        &self,
+        instance: InstanceId,
+        backup: BackupId,
+    ) -> Result<(Manifest, String, String), Error> {
+        let text = self.fetch_manifest(instance, backup)?;
+        let sha256 = sha256_hex(&text);
+        let manifest = self.parse_manifest(instance, backup, text)?;
+        Ok((manifest, self.location(&layout::manifest(instance, backup)), sha256))
+    }
+
+    /// Whatever lies in the place of the instance's backups, with the size of the manifest: none was never completed,
+    /// or is half deleted.
+    pub(crate) fn manifest_sizes(&self, instance: InstanceId) -> Result<Vec<(BackupId, Option<u64>)>, Error> {
+        let mut sizes = Vec::new();
+        for folder in self.folders(&layout::backups_prefix(instance))? {
+            let Ok(backup) = folder.parse() else { continue };
+            sizes.push((backup, self.store.size(&layout::manifest(instance, backup))?));
+        }
+        Ok(sizes)
+    }
+
     /// Deletes a backup, or what an unfinished one has left: the manifest first, so that at no moment there is a backup
     /// with parts missing. May be repeated.
     pub(crate) fn delete_backup(&self, instance: InstanceId, backup: BackupId) -> Result<(), Error> {
@@ -218,7 +243,7 @@ impl Repository {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for rebuilding the catalog from the repository alone"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "for verification"))]
 impl Repository {
     /// The manifest of a backup, which must have the SHA-256 that was noted when it was made.
     pub(crate) fn read_manifest_verified(
@@ -237,14 +262,8 @@ impl Repository {
 
     /// The ids of the instance's backups: of all that have a manifest, readable or not.
     pub(crate) fn backup_ids(&self, instance: InstanceId) -> Result<Vec<BackupId>, Error> {
-        let mut ids = Vec::new();
-        for folder in self.folders(&layout::backups_prefix(instance))? {
-            let Ok(backup) = folder.parse() else { continue };
-            if self.store.size(&layout::manifest(instance, backup))?.is_some() {
-                ids.push(backup);
-            }
-        }
-        Ok(ids)
+        let sizes = self.manifest_sizes(instance)?;
+        Ok(sizes.into_iter().filter_map(|(backup, size)| size.map(|_| backup)).collect())
     }
 
     /// All manifests of the instance, oldest first. Fails when one cannot be read; see `backup_ids` to go on without it.

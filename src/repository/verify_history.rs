@@ -1,7 +1,7 @@
 //! The small objects beside backups and binlog, proven, and whether the repository is there at all.
 
-use super::history::{SETTINGS_BYTES_MAX, SettingsObject, TIMELINE_BYTES_MAX, TimelineObject};
-use super::{Repository, layout, read_marker, sealed, sha256_hex, to_json};
+use super::history::{TIMELINE_BYTES_MAX, TimelineObject};
+use super::{Repository, layout, read_marker, sealed};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::timeline::Timeline;
 use crate::error::{Error, ErrorKind};
@@ -13,16 +13,6 @@ impl Repository {
         let stored: TimelineObject = sealed::parse(self.fetch(&key, TIMELINE_BYTES_MAX)?, &self.location(&key))?;
         if stored.timeline != *timeline {
             return Err(self.corrupt(&key, "another timeline lies in its place"));
-        }
-        Ok(())
-    }
-
-    /// Proves that the settings of this key are what was stored under it.
-    pub(crate) fn verify_settings(&self, instance: InstanceId, key: &str) -> Result<(), Error> {
-        let object: SettingsObject = sealed::parse(self.fetch(key, SETTINGS_BYTES_MAX)?, &self.location(key))?;
-        let expected = layout::settings(instance, object.created_at, &sha256_hex(&to_json(&object.settings)?));
-        if expected != key {
-            return Err(self.corrupt(key, "other settings lie in its place"));
         }
         Ok(())
     }

@@ -119,7 +119,11 @@ impl Bench {
             filters: Mutex::default(),
             targets: Mutex::default(),
         });
-        let settings = ServiceSettings { state_dir: PathBuf::from("/var/lib/coffer"), datastore: "mariadb".to_owned() };
+        let settings = ServiceSettings {
+            state_dir: PathBuf::from("/var/lib/coffer"),
+            datastore: "mariadb".to_owned(),
+            notice: Some("Rebuild first.".to_owned()),
+        };
         let service = Arc::new(Service::new(store.clone(), Bell::new(), planning.clone(), settings));
         Bench { store, service, planning, dir }
     }

@@ -18,9 +18,6 @@ use crate::service::verifications::{self, VerificationView, good_backups};
 use crate::service::{Service, check_name, refuse_busy, status_name};
 use crate::store::{Db, Tx};
 
-/// The kernel's limit on a Unix socket's path, its closing zero not counted.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
-
 /// A server to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewInstance {
@@ -79,7 +76,7 @@ impl Service {
     pub(crate) fn create_instance(&self, new: &NewInstance) -> Result<InstanceView, Error> {
         check_name(&new.name)?;
         let id = InstanceId::random();
-        let server = self.created_server(id, new.port.unwrap_or(0))?;
+        let server = Server::created(&self.settings.state_dir, id, new.port.unwrap_or(0))?;
         self.begin_instance(id, &new.name, server, &TaskKind::CreateInstance)
     }
 
@@ -190,29 +187,6 @@ impl Service {
         self.bell.ring();
         Ok(view)
     }
-
-    fn created_server(&self, id: InstanceId, port: u16) -> Result<Server, Error> {
-        // Short, because a Unix socket's path must be: eight digits of the id tell a host's instances apart.
-        let short: String = id.to_string().chars().take(8).collect();
-        let home = self.settings.state_dir.join("instances").join(short);
-        let server = Server {
-            control: Control::Created,
-            socket: home.join("mysqld.sock"),
-            data_dir: home.join("data"),
-            binlog_base: home.join("data").join("binlog"),
-            work_dir: home.join("work"),
-            defaults_file: home.join("my.cnf"),
-            port,
-        };
-        // The longest one is the scratch server's of a recovery.
-        let longest = server.work_dir.join("r-12345678").join("s.sock");
-        if longest.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-            let message = format!("the socket's path `{}` would be too long", longest.display());
-            return Err(Error::new(ErrorKind::Refused, message)
-                .hint("Set a `state_dir` with a shorter path; a socket's path has at most 107 bytes."));
-        }
-        Ok(server)
-    }
 }
 
 /// Two instances never share a socket or a port.
@@ -262,6 +236,14 @@ fn check_control(control: &Control) -> Result<(), Error> {
                         member,
                         "Give a program by its name or its whole path, then its arguments; no shell is used.",
                     );
+                }
+                // It would show in the process list, and these words are kept in the repository.
+                let holds_password = |word: &String| {
+                    let name = word.split_once('=').map(|(name, _)| name.trim_start_matches('-').to_ascii_lowercase());
+                    name.is_some_and(|name| name == "password" || name == "passwd")
+                };
+                if argv.iter().any(holds_password) {
+                    return invalid(member, "Leave the password out of it, and name an option file that holds it.");
                 }
             }
             Ok(())
@@ -389,6 +371,13 @@ mod tests {
             (with(Control::Systemd { unit: "a b".to_owned() }), "adopt.systemd_unit"),
             (with(argv("./start.sh", "/stop")), "adopt.start"),
             (with(argv("/start", "")), "adopt.stop"),
+            (
+                with(Control::Argv {
+                    start: vec!["/start".to_owned()],
+                    stop: vec!["mariadb-admin".to_owned(), "--password=x".to_owned()],
+                }),
+                "adopt.stop",
+            ),
             (Adoption { name: "--".to_owned(), ..adoption("/s") }, "name"),
         ] {
             let error = bench.service.adopt_instance(&adoption).unwrap_err();

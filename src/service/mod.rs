@@ -37,6 +37,8 @@ pub(crate) struct ServiceSettings {
     pub(crate) state_dir: PathBuf,
     /// `mariadb` or `mysql`: what created and adopted servers are.
     pub(crate) datastore: String,
+    /// What stood in the way of beginning with an empty state, for people.
+    pub(crate) notice: Option<String>,
 }
 
 /// The use cases.
@@ -55,6 +57,12 @@ impl Service {
     /// What created and adopted servers are.
     pub(crate) fn datastore(&self) -> &str {
         &self.settings.datastore
+    }
+
+    /// What whoever begins here should know, as long as there is no instance.
+    pub(crate) fn notice(&self) -> Result<Option<&str>, Error> {
+        let is_empty = self.store.read(|db| db.instances())?.is_empty();
+        Ok(self.settings.notice.as_deref().filter(|_| is_empty))
     }
 
     /// Whether `secret` is one of the tokens. Only digests are kept, and they are compared in constant time.

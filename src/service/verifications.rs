@@ -143,7 +143,8 @@ fn chunk_of(db: &Db<'_>, place: &ObjectPlace) -> Result<Option<Chunk>, Error> {
         ObjectPlace::Manifest { .. }
         | ObjectPlace::Part { .. }
         | ObjectPlace::Timeline { .. }
-        | ObjectPlace::Settings => Ok(None),
+        | ObjectPlace::Settings
+        | ObjectPlace::Recovery { .. } => Ok(None),
     }
 }
 

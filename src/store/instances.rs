@@ -55,6 +55,7 @@ impl Tx<'_> {
 
     /// Forgets the instance. Its backups, timelines and chunks stay in the catalog, as they do in the repository.
     pub(crate) fn remove_instance(&self, id: InstanceId) -> Result<(), Error> {
+        self.forget_meta_of(id)?;
         self.execute("DELETE FROM shipping WHERE instance = ?1", [id.to_string()])?;
         let removed = self.execute("DELETE FROM instances WHERE id = ?1", [id.to_string()])?;
         sql::must_exist(removed, "instance", id)

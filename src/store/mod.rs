@@ -4,7 +4,8 @@
 //! leaves nothing behind if it does not. There is one writer at a time and no wait inside a transaction: closures look
 //! and write, whatever takes long happens outside. A write inside a write of the same thread would wait for itself.
 //!
-//! The catalog (backups, timelines, chunks) can be rebuilt from the repository; tokens, tasks and instances can not.
+//! The catalog (instances, timelines, chunks, completed backups, settled recoveries) can be rebuilt from the repository;
+//! tokens and tasks can not, and need not be (see `catalog`).
 
 mod backups;
 mod chunks;
@@ -105,15 +106,15 @@ impl Store {
         Ok(Store { shared: Arc::new(shared) })
     }
 
-    /// A fact of the state in `dir`, looked up without changing anything; `None` also when there is no state. For a look
-    /// from outside while an appliance may run, perhaps of another version.
-    pub(crate) fn peek_meta(dir: &Path, key: &str) -> Result<Option<String>, Error> {
+    /// The id of the repository that the state in `dir` belongs to, looked up without changing anything; `None` also when
+    /// there is no state. For a look from outside while an appliance may run, perhaps of another version.
+    pub(crate) fn peek_repository_id(dir: &Path) -> Result<Option<String>, Error> {
         let path = dir.join(FILE_NAME);
         if !path.exists() {
             return Ok(None);
         }
         let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|err| sql::name_file(err, &path))?;
-        Db { connection: &connection }.meta(key).map_err(|err| sql::name_file(err, &path))
+        Db { connection: &connection }.repository_id().map_err(|err| sql::name_file(err, &path))
     }
 
     /// Looks at one consistent snapshot.
@@ -132,6 +133,25 @@ impl Store {
         let value = change(&Tx { db: Db { connection: &transaction } })?;
         transaction.commit().map_err(sql::error)?;
         Ok(value)
+    }
+
+    /// Every row of every table, each column as text, for comparing two states.
+    #[cfg(test)]
+    pub(crate) fn dump(&self) -> std::collections::BTreeMap<String, Vec<std::collections::BTreeMap<String, String>>> {
+        let query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'";
+        let dumped = self.read(|db| {
+            let names = db.list(query, [], |row| sql::column::<String>(row, "name"))?;
+            let table = |name: String| {
+                let rows = db.list(&format!("SELECT * FROM {name}"), [], |row| {
+                    let columns: Vec<String> = row.as_ref().column_names().map(str::to_owned).collect();
+                    let value = |column: &String| sql::column::<rusqlite::types::Value>(row, column);
+                    columns.iter().map(|column| Ok((column.clone(), format!("{:?}", value(column)?)))).collect()
+                })?;
+                Ok((name, rows))
+            };
+            names.into_iter().map(table).collect()
+        });
+        dumped.unwrap()
     }
 
     fn borrow_reader(&self) -> Result<Reader<'_>, Error> {

@@ -1,5 +1,6 @@
 //! Rows of recoveries: a mirror of the journals on disk, for the API. The journal is the authority.
 
+use jiff::Timestamp;
 use rusqlite::{Row, params};
 
 use super::{Db, Tx, sql};
@@ -27,6 +28,12 @@ impl Db<'_> {
     pub(crate) fn recovery_counts(&self, instance: InstanceId) -> Result<Vec<(RecoveryState, u64)>, Error> {
         let query = "SELECT state, count(*) AS count FROM recoveries WHERE instance = ?1 GROUP BY state";
         self.list(query, [instance.to_string()], |row| Ok((sql::named(row, "state")?, sql::unsigned(row, "count")?)))
+    }
+
+    /// The settled recoveries of all instances, and when each last changed. Cheap: no plan is read.
+    pub(crate) fn settled_recoveries(&self) -> Result<Vec<(RecoveryId, Timestamp)>, Error> {
+        let query = "SELECT id, updated_at FROM recoveries WHERE is_settled = 1";
+        self.list(query, [], |row| Ok((sql::parsed(row, "id")?, sql::time(row, "updated_at")?)))
     }
 
     /// The recovery of the instance that is under way; there is never more than one.

@@ -117,12 +117,12 @@ fn open() -> (TempDir, Store) {
 #[test]
 fn a_fact_is_looked_up_from_outside_without_making_a_state() {
     let dir = TempDir::new();
-    assert_eq!(Store::peek_meta(&dir, "a").unwrap(), None);
+    assert_eq!(Store::peek_repository_id(&dir).unwrap(), None);
     assert_eq!(std::fs::read_dir(&*dir).unwrap().count(), 0);
     let store = Store::open(&dir).unwrap();
-    store.write(|tx| tx.set_meta("a", "b")).unwrap();
-    assert_eq!(Store::peek_meta(&dir, "a").unwrap().as_deref(), Some("b"));
-    assert_eq!(Store::peek_meta(&dir, "c").unwrap(), None);
+    assert_eq!(Store::peek_repository_id(&dir).unwrap(), None);
+    store.write(|tx| tx.set_repository_id("b")).unwrap();
+    assert_eq!(Store::peek_repository_id(&dir).unwrap().as_deref(), Some("b"));
 }
 
 #[test]

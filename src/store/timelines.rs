@@ -19,6 +19,11 @@ impl Db<'_> {
         self.list(query, [instance.to_string()], read)
     }
 
+    /// The timelines of all instances, those deleted too.
+    pub(crate) fn timeline_ids(&self) -> Result<Vec<TimelineId>, Error> {
+        self.list("SELECT id FROM timelines", [], |row| sql::parsed(row, "id"))
+    }
+
     /// The timeline the instance writes now: the one with the highest number. None before it has any.
     pub(crate) fn current_timeline(&self, instance: InstanceId) -> Result<Option<Timeline>, Error> {
         let query = "SELECT timeline FROM timelines WHERE instance = ?1 ORDER BY number DESC LIMIT 1";

@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// The ends of the program: they put everything together and may use everything.
-const COMPOSE: &[&str] = &["main", "appliance", "check", "cli"];
+const COMPOSE: &[&str] = &["main", "appliance", "check", "rebuild", "cli"];
 
 /// Decisions only: no clock, disk, network or process of their own.
 const PURE: &[&str] = &["binlog", "recovery", "domain"];

@@ -25,12 +25,13 @@ pub(crate) use undo::{do_release, do_undo};
 
 use crate::agent::recovery::journal::Journal;
 use crate::agent::ship::Shipper;
+use crate::agent::ship::index::binlog_files;
 use crate::agent::supervisor::{Supervisor, guard_path, remove_guard};
-use crate::agent::{Context, Reporter, fault_of};
-use crate::clock::Stopwatch;
+use crate::agent::{Context, Reporter, fault_of, instances};
+use crate::clock::{self, Stopwatch};
 use crate::datastore::{mysqld, scratch};
 use crate::domain::id::{RecoveryId, TaskId};
-use crate::domain::instance::{Fault, Instance, InstanceStatus};
+use crate::domain::instance::{Control, Fault, Instance, InstanceStatus};
 use crate::domain::recovery::{Recovery, RecoveryState, StepTime};
 use crate::domain::task::Task;
 use crate::error::{Error, ErrorKind, io_error};
@@ -148,7 +149,17 @@ fn with_walk(
     let cancelled = Arc::new(AtomicBool::new(false));
     let journal = match Journal::load(&instance.server, recovery.id)? {
         Some(journal) => journal,
-        None => begin_journal(context, &instance, recovery)?,
+        None if recovery.state != RecoveryState::Planned => return Err(journal_is_gone(recovery.id)),
+        None => match begin_journal(context, &instance, recovery) {
+            Err(err) if err.kind() != ErrorKind::Interrupted => {
+                // Nothing was done yet, so there is nothing to be carried on.
+                let failed = Recovery { state: RecoveryState::Failed, fault: Some(fault_of(&err)), ..recovery.clone() };
+                context.store.write(|tx| tx.update_recovery(&Recovery { updated_at: clock::now(), ..failed }))?;
+                show_status(context, &instance, None)?;
+                return Err(err);
+            }
+            begun => begun?,
+        },
     };
     // The row may lag behind after a crash.
     journal.mirror(context, None)?;
@@ -180,7 +191,16 @@ fn with_walk(
     })
 }
 
+fn journal_is_gone(id: RecoveryId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("the journal of recovery {id} is gone"))
+        .hint("Look into the instance's work directory before you remove anything by hand.")
+}
+
 fn begin_journal(context: &Context, instance: &Instance, recovery: &Recovery) -> Result<Journal, Error> {
+    if instance.server.control == Control::Created {
+        instances::make_home(context, &instance.server)?;
+    }
+    refuse_binlogs_of_another(context, instance)?;
     let journal = Journal::new(recovery);
     let dir = Journal::dir(&instance.server, recovery.id);
     std::fs::create_dir_all(&dir).map_err(|err| io_error("unable to create", &dir, err))?;
@@ -189,6 +209,19 @@ fn begin_journal(context: &Context, instance: &Instance, recovery: &Recovery) ->
     crate::durable::sync_parent(&dir)?;
     journal.begin(context, &instance.server)?;
     Ok(journal)
+}
+
+/// Binlogs outside the data directory are not exchanged with it. Another server's would go on with GTIDs of its own.
+fn refuse_binlogs_of_another(context: &Context, instance: &Instance) -> Result<(), Error> {
+    let base = &instance.server.binlog_base;
+    let is_outside = !base.starts_with(&instance.server.data_dir);
+    if is_outside && context.store.read(|db| db.is_unproven(instance.id))? && !binlog_files(base)?.is_empty() {
+        let message =
+            format!("the binlogs `{}.*` are another server's, and outside the data directory", base.display());
+        return Err(Error::new(ErrorKind::Refused, message)
+            .hint("Stop that server and move them away, their index too; then recover again."));
+    }
+    Ok(())
 }
 
 fn abort_asked(context: &Context, id: RecoveryId) -> bool {
@@ -275,7 +308,7 @@ fn pause(walk: &mut Walk<'_>) -> Result<bool, Error> {
     walk.context.store.write(|tx| {
         let mut row = tx.recovery(walk.journal.id)?;
         row.paused = true;
-        row.updated_at = crate::clock::now();
+        row.updated_at = clock::now();
         tx.update_recovery(&row)
     })?;
     Ok(true)
@@ -368,7 +401,7 @@ fn show_status(context: &Context, instance: &Instance, err: Option<&Error>) -> R
         None if !mysqld::answers(&instance.server) => Some(Fault {
             message: "the server does not run".to_owned(),
             hint: format!("Bring the data back with `coffer recover {} --latest`.", instance.name),
-            at: crate::clock::now(),
+            at: clock::now(),
         }),
         None => None,
     };

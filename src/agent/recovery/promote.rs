@@ -3,7 +3,6 @@
 use crate::agent::recovery::Walk;
 use crate::agent::recovery::stage::server_owner;
 use crate::agent::recovery::switch::{exchange, highest_ever, inode, write_binlog_state};
-use crate::agent::ship::first_file_key;
 use crate::agent::supervisor::{guard_path, remove_guard};
 use crate::clock;
 use crate::datastore::mysqld;
@@ -146,7 +145,11 @@ pub(super) fn begin_timeline(walk: &Walk<'_>, timeline: &Timeline) -> Result<(),
     };
     walk.context.store.write(|tx| {
         tx.insert_timeline(timeline)?;
-        tx.set_meta(&first_file_key(timeline.id), after.as_deref().unwrap_or(""))
+        if let Some(after) = &after {
+            tx.set_ship_after(timeline.id, after)?;
+        }
+        // The server runs on data that coffer has put there itself.
+        tx.set_proven(walk.instance.id)
     })
 }
 

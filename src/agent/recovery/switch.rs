@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -109,9 +109,12 @@ fn end_history(walk: &mut Walk<'_>, was_running: bool) -> Result<Ended, Error> {
     {
         return Ok(Ended::StoreAway(err));
     }
+    let is_another = walk.context.store.read(|db| db.is_unproven(walk.instance.id))?;
     walk.journal.outcome.fenced_at = fence.at.clone();
     walk.journal.outcome.fence_position = Some(fence.position.clone());
     walk.journal.outcome.tail = Some(match (was_running, files_there) {
+        // What runs on a host set up anew is not the instance's past, and nothing an undo could go back to.
+        _ if is_another => Tail::FilesGone,
         (true, _) => Tail::Running,
         (false, true) => Tail::FilesSurvived,
         (false, false) => Tail::FilesGone,
@@ -304,15 +307,26 @@ pub(super) fn inode(dir: &Path) -> Result<Option<u64>, Error> {
 
 /// Tells the server on `dir`, at its next start, which GTIDs were used before: a server reads its binlog state from this
 /// file when it was stopped cleanly or has no binlog yet (MariaDB, `MYSQL_BIN_LOG::read_state_from_file`).
-/// Binlogs outside the data directory are not exchanged: their own state is right already.
+/// Binlogs outside the data directory are not exchanged: their own state is right already, unless they are gone.
 pub(super) fn write_binlog_state(
     walk: &Walk<'_>,
     server: &Server,
     dir: &Path,
     state: &BinlogState,
 ) -> Result<(), Error> {
-    let Ok(inside) = server.binlog_base.strip_prefix(&server.data_dir) else { return Ok(()) };
-    let path = dir.join(format!("{}.state", inside.display()));
+    let path = match server.binlog_base.strip_prefix(&server.data_dir) {
+        Ok(inside) => dir.join(format!("{}.state", inside.display())),
+        Err(_) if !binlog_files(&server.binlog_base)?.is_empty() => return Ok(()),
+        Err(_) => {
+            let path = PathBuf::from(format!("{}.state", server.binlog_base.display()));
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            if !parent.exists() {
+                std::fs::create_dir_all(parent).map_err(|err| io_error("unable to create", parent, err))?;
+                server_owner(walk.context, &walk.instance)?.give(parent)?;
+            }
+            path
+        }
+    };
     let lines: String = state.iter().map(|gtid| format!("{gtid}\n")).collect();
     durable::write(&path, lines.as_bytes(), 0o660)?;
     server_owner(walk.context, &walk.instance)?.give(&path)?;

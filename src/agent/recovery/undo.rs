@@ -4,7 +4,7 @@ use crate::agent::Context;
 use crate::agent::recovery::journal::{Fence, Journal};
 use crate::agent::recovery::promote::{begin_timeline, new_timeline, prove_state, raise_state};
 use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, save_tail};
-use crate::agent::recovery::{Walk, let_go, set_status, with_walk};
+use crate::agent::recovery::{Walk, journal_is_gone, let_go, set_status, with_walk};
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, place_guard, remove_guard};
 use crate::clock::Deadline;
@@ -232,8 +232,7 @@ pub(crate) fn do_release(context: &Context, id: RecoveryId) -> Result<(), Error>
         return remove_data(&instance.server, id);
     }
     let Some(mut journal) = Journal::load(&instance.server, id)? else {
-        return Err(Error::new(ErrorKind::NotFound, format!("the journal of recovery {id} is gone"))
-            .hint("Look into the instance's work directory before you remove anything by hand."));
+        return Err(journal_is_gone(id));
     };
     // First the word, then the deed: data that is half removed must not look as if it could be brought back.
     journal.outcome.old_data_kept = false;

@@ -45,6 +45,9 @@ const DAMAGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the thread, which under a steady load always has something to do, lets those go first who wait for it.
 const GIVE_WAY: Duration = Duration::from_millis(5);
+/// What stands in the way of shipping after a rebuild, with the remedies.
+const NOT_PROVEN: &str = "The binlog on this host does not go on with the history in the repository, so nothing of it is shipped. \
+     Bring the instance back with `coffer recover`; or, if the server here is right, delete the instance (its backups stay) and adopt it anew.";
 
 /// Ships one instance's binlog.
 pub(crate) struct Shipper {
@@ -73,6 +76,8 @@ enum Step {
     CaughtUp,
     /// There are no binlog files.
     NoFiles,
+    /// There are some, and nothing shows that they go on with the history that was rebuilt from the repository.
+    NotProven,
 }
 
 /// Where everything that could be read has been shipped to.
@@ -116,13 +121,14 @@ impl Shipper {
                 inner.failures = 0;
                 let message = match step {
                     Step::NoFiles => "There are no binlog files to ship; is the server running?",
+                    Step::NotProven => NOT_PROVEN,
                     Step::Moved | Step::CaughtUp => "",
                 };
                 self.report(&inner, ShippingState::Shipping, message);
                 match step {
                     Step::Moved if self.waiting.load(Ordering::SeqCst) > 0 => GIVE_WAY,
                     Step::Moved => Duration::ZERO,
-                    Step::CaughtUp | Step::NoFiles => self.context.settings.poll,
+                    Step::CaughtUp | Step::NoFiles | Step::NotProven => self.context.settings.poll,
                 }
             }
             Err(err) => {
@@ -150,7 +156,7 @@ impl Shipper {
                         .hint("Shipping goes on; try again in a moment."));
                 }
                 Step::Moved => {}
-                Step::CaughtUp | Step::NoFiles => break,
+                Step::CaughtUp | Step::NoFiles | Step::NotProven => break,
             }
         }
         let state = if inner.held { ShippingState::Held } else { ShippingState::Shipping };
@@ -232,6 +238,9 @@ impl Shipper {
         let instance = self.context.store.read(|db| db.instance(self.instance))?;
         inner.binlog_base.clone_from(&instance.server.binlog_base);
         if inner.tail.is_none() {
+            if let Some(step) = self.prove(&instance)? {
+                return Ok(step);
+            }
             inner.tail = self.open(&instance)?;
         }
         if self.ship_new(inner)? {
@@ -265,6 +274,31 @@ impl Shipper {
         }
     }
 
+    /// What stands in the way of taking the server here for the one whose history the repository holds. After a rebuild of the catalog that is not
+    /// taken on trust: a host set up anew may run another server in the same place, and its binlog would become the
+    /// newest history. The file that holds the last shipped chunk proves it, once and for all; so does a recovery.
+    fn prove(&self, instance: &Instance) -> Result<Option<Step>, Error> {
+        let store = &self.context.store;
+        if !store.read(|db| db.is_unproven(self.instance))? {
+            return Ok(None);
+        }
+        let files = binlog_files(&instance.server.binlog_base)?;
+        if files.is_empty() {
+            return Ok(Some(Step::NoFiles));
+        }
+        let timeline = store.read(|db| db.current_timeline(self.instance))?;
+        let last = timeline.map(|timeline| store.read(|db| db.last_chunk(timeline.id))).transpose()?.flatten();
+        let Some(last) = last else { return Ok(Some(Step::NotProven)) };
+        for path in files.iter().filter(|path| name_of(path) == last.facts.file) {
+            if Tail::behind(&last.facts, path)?.is_some() {
+                store.write(|tx| tx.set_proven(self.instance))?;
+                logging::info("ship", format!("instance {}: the server here goes on with its history", self.instance));
+                return Ok(None);
+            }
+        }
+        Ok(Some(Step::NotProven))
+    }
+
     /// Opens the file in which shipping goes on after a start of coffer or a switch of data.
     fn open(&self, instance: &Instance) -> Result<Option<Tail>, Error> {
         let Some(timeline) = self.context.store.read(|db| db.current_timeline(self.instance))? else {
@@ -288,13 +322,13 @@ impl Shipper {
         match self.advance(&mut inner, &files[0], false)? {
             Step::Moved => Ok(inner.tail),
             // The stand-in must not be read: its bytes are another file's. The oldest file's head is still being written.
-            Step::CaughtUp | Step::NoFiles => Ok(None),
+            Step::CaughtUp | Step::NoFiles | Step::NotProven => Ok(None),
         }
     }
 
     /// The first file of a timeline that has no chunk yet.
     fn open_first(&self, timeline: &Timeline, files: &[PathBuf]) -> Result<Option<Tail>, Error> {
-        let after = self.context.store.read(|db| db.meta(&first_file_key(timeline.id)))?.unwrap_or_default();
+        let after = self.context.store.read(|db| db.ship_after(timeline.id))?.unwrap_or_default();
         let at = files.iter().position(|path| name_of(path) == after).map_or(0, |found| found + 1);
         let Some(path) = files.get(at) else { return Ok(None) };
         let (clock, reached) = match &timeline.branch {
@@ -522,11 +556,6 @@ impl Shipper {
             ),
         );
     }
-}
-
-/// The key under which the store keeps the name of the binlog file after which a timeline's first file comes.
-pub(crate) fn first_file_key(timeline: TimelineId) -> String {
-    format!("ship_after:{timeline}")
 }
 
 /// Whether everything is shipped that the server had written when `goal` was noted.

@@ -87,6 +87,7 @@ impl<'a> Walk<'a> {
         }
         if extent.settings {
             self.settings()?;
+            self.recoveries()?;
         }
         for backup in &extent.backups {
             self.backup(backup)?;
@@ -139,7 +140,19 @@ impl<'a> Walk<'a> {
         }
         for key in stored {
             self.look_at(&key, ObjectPlace::Settings, 0, |repository| {
-                repository.verify_settings(instance, &key).map(|()| Proof::Contents)
+                repository.read_settings(instance, &key).map(|_| Proof::Contents)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Records that are gone are stored again by the keeper, as long as the catalog has what stood in them.
+    fn recoveries(&mut self) -> Result<(), Error> {
+        let instance = self.instance;
+        for record in self.context.repository.recovery_records(instance)? {
+            let place = ObjectPlace::Recovery { recovery: record.recovery };
+            self.look_at(&record.object.key, place, record.object.bytes, |repository| {
+                repository.verify_recovery(&record)
             })?;
         }
         Ok(())

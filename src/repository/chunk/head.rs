@@ -76,7 +76,7 @@ impl ChunkHead {
     }
 
     /// Reads the first frame of an object.
-    pub(super) fn read(object: &mut impl Read, location: &str) -> Result<ChunkHead, Error> {
+    pub(in crate::repository) fn read(object: &mut impl Read, location: &str) -> Result<ChunkHead, Error> {
         let corrupt = |why: &str| corrupt(location, why);
         let fault = |err: io::Error| match err.kind() {
             io::ErrorKind::UnexpectedEof => corrupt("it ends within its head"),

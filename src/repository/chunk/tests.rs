@@ -9,7 +9,7 @@ use crate::repository::bench::{Bench, sample};
 use crate::repository::{Settings, hex, sha256_hex};
 use crate::storage::faulty::Fault;
 
-fn facts(raw: &[u8], begin: u64) -> ChunkFacts {
+pub(in crate::repository) fn facts(raw: &[u8], begin: u64) -> ChunkFacts {
     ChunkFacts {
         instance: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
         timeline: "00000000-0000-4000-8000-000000000002".parse().unwrap(),
@@ -237,29 +237,6 @@ fn a_store_that_fails_is_not_taken_for_damage_but_a_short_read_is() {
         bench.remove(&chunk.key);
     }
     panic!("more operations than a put should need");
-}
-
-#[test]
-fn heads_are_found_in_order_and_a_bad_one_does_not_hide_the_rest() {
-    let bench = Bench::new();
-    let mut chunks: Vec<Chunk> = (0..5_u64).map(|n| put(&bench, &sample(2_000, n), n * 2_000)).collect();
-    let instance = chunks[0].facts.instance;
-    let timeline = chunks[0].facts.timeline;
-    let found: Vec<FoundChunk> = bench.repository.chunk_heads(instance, timeline).collect::<Result<_, _>>().unwrap();
-    assert_eq!(found.iter().map(|found| &found.chunk).collect::<Vec<_>>(), chunks.iter().collect::<Vec<_>>());
-    assert_eq!(found[0].description, hex(b"\x01description"));
-    bench.flip_bit(&chunks[2].key, 900);
-    let found: Vec<_> = bench.repository.chunk_heads(instance, timeline).collect();
-    assert_eq!(found.len(), 5);
-    assert_eq!(found[2].as_ref().unwrap_err().kind(), ErrorKind::Corrupt);
-    chunks.remove(2);
-    let good: Vec<Chunk> = found.into_iter().flatten().map(|found| found.chunk).collect();
-    assert_eq!(good, chunks);
-    assert_eq!(bench.repository.chunk_heads(instance, TimelineId::random()).count(), 0);
-    let (repository, _) = bench.with_fault(Fault::FailFrom(0));
-    let failed: Vec<_> = repository.chunk_heads(instance, timeline).collect();
-    assert_eq!(failed.len(), 1);
-    assert_eq!(failed[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
 #[test]
