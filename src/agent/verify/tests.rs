@@ -132,6 +132,7 @@ impl Bench {
             instance: instance.id,
             timeline: timeline.id,
             name: backup.name.clone(),
+            description: String::new(),
             datastore: "mariadb".to_owned(),
             server_version: String::new(),
             tool: String::new(),
