@@ -198,7 +198,7 @@ fn slices_cover_everything_once_and_a_verification_gives_way_and_outlives_a_cras
     let mut scene = Scene::new("verify-slices");
     let mut conn = scene.instance.conn();
     sql::run(&mut conn, "CREATE TABLE shop.large (id INT AUTO_INCREMENT PRIMARY KEY, y LONGBLOB) ENGINE=InnoDB");
-    sql::run(&mut conn, "INSERT INTO shop.large (y) SELECT RANDOM_BYTES(1024) FROM shop.seq_1_to_80000");
+    sql::run(&mut conn, "INSERT INTO shop.large (y) SELECT RANDOM_BYTES(1024) FROM shop.seq_1_to_160000");
     scene.instance.ship();
     scene.instance.backup("large");
     let verify = |slice: &str| {
@@ -230,15 +230,15 @@ fn slices_cover_everything_once_and_a_verification_gives_way_and_outlives_a_cras
     assert!(done["objects"].as_u64().unwrap() > whole && done["bad_objects"] == 0, "{done}");
 }
 
-/// Begins to verify everything and returns when some of it is done; the task's id.
+/// Begins to verify everything and returns while that runs; the task's id.
 fn in_the_middle(scene: &Scene) -> String {
     for _ in 0..20 {
         scene.instance.wait_active();
         let said = scene.appliance.cli_json(&["backup", "verify", "--instance", "shop", "--no-wait"]);
         let task = said["verification"]["task"].as_str().unwrap().to_owned();
-        let is_in_the_middle = wait_for("some objects to be verified", TASK_MAX, || {
+        let is_in_the_middle = wait_for("the verification to run", TASK_MAX, || {
             let view = scene.instance.view();
-            let is_under_way = view["task"]["id"] == task.as_str() && view["task"]["done"].as_u64() > Some(0);
+            let is_under_way = view["task"]["id"] == task.as_str() && view["task"]["state"] == "RUNNING";
             let has_ended = view["verification"]["run"]["ended"].is_string();
             (is_under_way || has_ended).then_some(!has_ended)
         });
