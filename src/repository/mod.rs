@@ -8,6 +8,7 @@
 //! | `coffer.json` | the marker: `{"format":1,"id":UUID}` |
 //! | `instances/<instance>/timelines/<timeline>.json` | a timeline (sealed JSON) |
 //! | `instances/<instance>/settings-<yyyymmddThhmmss.mmmZ>-<sha16>.json` | the instance's settings; the last by name counts (sealed JSON) |
+//! | `instances/<instance>/recoveries/<recovery>/<yyyymmddThhmmss.nnnnnnnnnZ>-<bytes>-<sha16>.json.<form>` | the record of a recovery that has settled; each recovery's last by name counts |
 //! | `instances/<instance>/binlog/<timeline>/<ordinal>-<begin>-<end>-<sha16>.binlog.<form>` | a chunk of binlog; `sha16` of its raw bytes |
 //! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.<form>` | a part of a backup; `sha16` of the stored bytes |
 //! | `instances/<instance>/backups/<backup>/manifest.json` | the backup's manifest (sealed JSON) |
@@ -17,6 +18,13 @@
 //!
 //! **Sealed JSON** is an object whose last member is `seal`, the digest of the text with that member and its comma cut
 //! out and the final newline left off: what a bit flipped on a disk would change unseen is seen (`sealed`).
+//!
+//! **Settings** are stored whenever they change: name, datastore, version, paths, how the server is started, the option file
+//! of a server that coffer made. Lines of it that may hold a secret, and the option files of servers that others made, are
+//! not part of them. `deleted_at` says that the instance was deleted; its backups and its history stay.
+//!
+//! **A record of a recovery** is sealed JSON of `bytes` bytes, stored as the payload of a part is, because the plan in it
+//! may name tables; `sha16` is of the stored bytes, the time is that of the state it tells.
 //!
 //! **The payload** of a part or a chunk is made from its raw bytes in two steps.
 //! - *Compressed*, with the object's name inside, so that the bytes are bound to their place: an object under the name of
@@ -51,12 +59,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::clock;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind};
 use crate::logging;
@@ -92,8 +98,6 @@ pub(crate) use history::FoundSettings;
 pub(crate) const FORMAT: u32 = 1;
 
 const MARKER: &str = "coffer.json";
-/// A difference worth a word at the start: targets of recoveries are times.
-const CLOCK_DIFFERENCE_MAX: SignedDuration = SignedDuration::from_mins(2);
 const MARKER_BYTES_MAX: u64 = 64 * 1024;
 
 /// How a repository is reached and what is made of what is put into it.
@@ -181,10 +185,8 @@ impl Repository {
     /// Makes the store ready for long use: compares the clocks, removes what unfinished writes of long ago have left, and
     /// tries whether the store guards what exists by itself. It is no reason to stop when that fails.
     pub(crate) fn make_ready(&self) {
-        if let Ok(Some(theirs)) = self.store.clock()
-            && let Some(told) = storage::clock_difference(clock::now(), theirs, CLOCK_DIFFERENCE_MAX)
-        {
-            logging::warn("repository", format_args!("{told}. Set the clocks right, with NTP on both hosts."));
+        if let Ok(Some(fault)) = probe::clock_fault(self.store.as_ref()) {
+            logging::warn("repository", fault);
         }
         match self.store.sweep() {
             Ok(0) => {}

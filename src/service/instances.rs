@@ -237,6 +237,14 @@ fn check_control(control: &Control) -> Result<(), Error> {
                         "Give a program by its name or its whole path, then its arguments; no shell is used.",
                     );
                 }
+                // It would show in the process list, and these words are kept in the repository.
+                let holds_password = |word: &String| {
+                    let name = word.split_once('=').map(|(name, _)| name.trim_start_matches('-').to_ascii_lowercase());
+                    name.is_some_and(|name| name == "password" || name == "passwd")
+                };
+                if argv.iter().any(holds_password) {
+                    return invalid(member, "Leave the password out of it, and name an option file that holds it.");
+                }
             }
             Ok(())
         }
@@ -363,6 +371,13 @@ mod tests {
             (with(Control::Systemd { unit: "a b".to_owned() }), "adopt.systemd_unit"),
             (with(argv("./start.sh", "/stop")), "adopt.start"),
             (with(argv("/start", "")), "adopt.stop"),
+            (
+                with(Control::Argv {
+                    start: vec!["/start".to_owned()],
+                    stop: vec!["mariadb-admin".to_owned(), "--password=x".to_owned()],
+                }),
+                "adopt.stop",
+            ),
             (Adoption { name: "--".to_owned(), ..adoption("/s") }, "name"),
         ] {
             let error = bench.service.adopt_instance(&adoption).unwrap_err();
