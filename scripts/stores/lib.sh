@@ -64,6 +64,7 @@ finish() { # finish: takes what is to be printed from stdin
   tee "$DIR/env"
   # An owner that is killed leaves nothing behind.
   if [ -n "${option[owner]}" ]; then
-    setsid "$here/stop" "$DIR" --after "${option[owner]}" >/dev/null 2>&1 </dev/null &
+    # Without the keys that stand in this environment.
+    env -i PATH="$PATH" ${COFFER_TEST_KEEP+COFFER_TEST_KEEP=1} setsid "$here/stop" "$DIR" --after "${option[owner]}" >/dev/null 2>&1 </dev/null &
   fi
 }

@@ -1,6 +1,6 @@
-//! What can be typed.
+//! What can be typed is understood, and what cannot is told.
 
-use super::{Command, Parsed, parse};
+use super::*;
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()

@@ -13,7 +13,7 @@
 //! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.<form>` | a part of a backup; `sha16` of the stored bytes |
 //! | `instances/<instance>/backups/<backup>/manifest.json` | the backup's manifest (sealed JSON) |
 //!
-//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number, from 1, 6. `form` is `zst` or
+//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number 8. `form` is `zst` or
 //! `gz`, with `.age` behind it when the object is encrypted. What stands in front of `-<sha16>` is the object's *name*.
 //!
 //! **Sealed JSON** is an object whose last member is `seal`, the digest of the text with that member and its comma cut
@@ -35,7 +35,8 @@
 //!
 //! Nothing follows behind a payload's end.
 //!
-//! **A part** is its payload. The output of the backup tool is cut every 8 MiB; each piece is a part. The manifest names the
+//! **A part** is its payload. The output of the backup tool is cut into pieces of up to 8 MiB; each is a part, and
+//! their numbers grow. The manifest names the
 //! parts in order, with sizes and the digests of what is stored, and says how they are made and whose identities open
 //! them (`compression`, `encrypted_to`). It is written last: without it there is no backup, and deleting a backup deletes
 //! it first.
@@ -182,9 +183,12 @@ impl Repository {
         }
     }
 
-    /// Makes the store ready for long use: removes what unfinished writes of long ago have left, and tries whether the
-    /// store guards what exists by itself. It is no reason to stop when that fails.
+    /// Makes the store ready for long use: compares the clocks, removes what unfinished writes of long ago have left, and
+    /// tries whether the store guards what exists by itself. It is no reason to stop when that fails.
     pub(crate) fn make_ready(&self) {
+        if let Ok(Some(fault)) = probe::clock_fault(self.store.as_ref()) {
+            logging::warn("repository", fault);
+        }
         match self.store.sweep() {
             Ok(0) => {}
             Ok(count) => logging::info("repository", format_args!("{count} unfinished uploads of long ago are gone")),
@@ -358,8 +362,8 @@ fn corrupt(location: &str, why: impl fmt::Display) -> Error {
 fn locked(what: &str, recipients: &[String], why: &str) -> Error {
     let to = if recipients.is_empty() { String::new() } else { format!(" to {}", recipients.join(", ")) };
     Error::new(ErrorKind::Refused, format!("{what} is encrypted{to} and cannot be read here: {why}")).hint(
-        "Set repository.identity_file (or repository.identity_command) to where the identity of one of these recipients \
-         is, restart coffer and try again; nothing was changed.",
+        "Put the identity of one of its recipients where repository.identity_file says (or let repository.identity_command \
+         print it) and try again; a change of the configuration needs a restart. Nothing was changed.",
     )
 }
 

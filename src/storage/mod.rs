@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::url::Address;
 use crate::error::{Error, ErrorKind};
@@ -15,6 +15,8 @@ use crate::error::{Error, ErrorKind};
 #[cfg(test)]
 pub(crate) mod canned;
 mod credentials;
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod http;
@@ -124,6 +126,14 @@ fn open_remote(address: Address, access: &Access) -> Result<Arc<dyn ObjectStore>
     }
 }
 
+/// How far this host's clock is from a store's, in words for people; `None` when it is less than `tolerance`.
+pub(crate) fn clock_difference(ours: Timestamp, theirs: Timestamp, tolerance: SignedDuration) -> Option<String> {
+    let ahead = ours.duration_since(theirs);
+    let direction = if ahead.is_negative() { "behind" } else { "ahead of" };
+    let minutes = (ahead.abs().as_secs() + 30) / 60;
+    (ahead.abs() > tolerance).then(|| format!("this host's clock is {minutes} minutes {direction} the store's"))
+}
+
 /// Refuses keys that a driver could take for anything but a name below its root.
 fn check_key(key: &str) -> Result<(), Error> {
     let good_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -137,6 +147,15 @@ fn check_key(key: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_that_differ_are_told() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let told = |ours| clock_difference(at(ours), at(10_000), SignedDuration::from_mins(2));
+        assert_eq!(told(10_120), None);
+        assert_eq!(told(11_199).unwrap(), "this host's clock is 20 minutes ahead of the store's");
+        assert_eq!(told(8_801).unwrap(), "this host's clock is 20 minutes behind the store's");
+    }
 
     #[test]
     fn keys_cannot_leave_the_store() {

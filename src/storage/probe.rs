@@ -49,6 +49,28 @@ struct Trial<'a> {
     large: Vec<u8>,
 }
 
+/// What is wrong with this host's clock, if it and the store's differ so much that the store may refuse what is asked.
+pub(crate) fn clock_fault(store: &dyn ObjectStore) -> Result<Option<Error>, Error> {
+    Ok(skew(store)?.and_then(fault_of))
+}
+
+/// How far the store's clock is ahead of this host's; `None` for a store that has none of its own.
+fn skew(store: &dyn ObjectStore) -> Result<Option<SignedDuration>, Error> {
+    let before = clock::now();
+    let Some(told) = store.clock()? else { return Ok(None) };
+    // The answer was written somewhere between asking and receiving it, in whole seconds.
+    Ok(Some(told.duration_since(before + clock::now().duration_since(before) / 2)))
+}
+
+fn fault_of(skew: SignedDuration) -> Option<Error> {
+    let seconds = skew.as_secs();
+    let side = if seconds > 0 { "behind" } else { "ahead of" };
+    let what =
+        format!("this host's clock is {} s {side} the store's; the store may refuse its signatures", seconds.abs());
+    let hint = "Set this host's clock, and keep it right by NTP (timedatectl set-ntp true).";
+    (skew.abs() > SKEW_MAX).then(|| Error::new(ErrorKind::Refused, what).hint(hint))
+}
+
 impl Trial<'_> {
     fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
@@ -64,26 +86,14 @@ impl Trial<'_> {
     }
 
     fn clocks(&self, findings: &mut Findings) -> Result<(), Error> {
-        let before = clock::now();
-        let Some(told) = self.store.clock()? else { return Ok(()) };
-        // The answer was written somewhere between asking and receiving it, in whole seconds.
-        let skew = told.duration_since(before + clock::now().duration_since(before) / 2);
-        let seconds = skew.as_secs();
-        if skew.abs() <= SKEW_MAX {
-            findings.fine.push(format!("The clocks of the store and of this host are {} s apart.", seconds.abs()));
-            return Ok(());
+        let Some(skew) = skew(self.store)? else { return Ok(()) };
+        match fault_of(skew) {
+            Some(fault) => findings.faults.push(fault),
+            None => {
+                let seconds = skew.as_secs().abs();
+                findings.fine.push(format!("The clocks of the store and of this host are {seconds} s apart."));
+            }
         }
-        let side = if seconds > 0 { "behind" } else { "ahead of" };
-        findings.faults.push(
-            Error::new(
-                ErrorKind::Refused,
-                format!(
-                    "this host's clock is {} s {side} the store's; the store may refuse its signatures",
-                    seconds.abs()
-                ),
-            )
-            .hint("Set this host's clock, and keep it right by NTP (timedatectl set-ntp true)."),
-        );
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod report;
 pub(crate) mod tail;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ const IN_MEMORY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Damage at the end of an active file may be a write that is under way; after this long it is damage.
 const DAMAGE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the thread, which under a steady load always has something to do, lets those go first who wait for it.
+const GIVE_WAY: Duration = Duration::from_millis(5);
 /// What stands in the way of shipping after a rebuild, with the remedies.
 const NOT_PROVEN: &str = "The binlog on this host does not go on with the history in the repository, so nothing of it is shipped. \
      Bring the instance back with `coffer recover`; or, if the server here is right, delete the instance (its backups stay) and adopt it anew.";
@@ -52,6 +55,8 @@ pub(crate) struct Shipper {
     instance: InstanceId,
     inner: Mutex<Inner>,
     told: Mutex<Told>,
+    /// How many wait for `inner`: the thread, which would take it again at once, lets them go first.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -85,7 +90,13 @@ pub(crate) struct Drained {
 
 impl Shipper {
     pub(crate) fn new(context: &Arc<Context>, instance: InstanceId) -> Shipper {
-        Shipper { context: Arc::clone(context), instance, inner: Mutex::default(), told: Mutex::default() }
+        Shipper {
+            context: Arc::clone(context),
+            instance,
+            inner: Mutex::default(),
+            told: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// The thread's body: ends when `stop` is dropped.
@@ -115,6 +126,7 @@ impl Shipper {
                 };
                 self.report(&inner, ShippingState::Shipping, message);
                 match step {
+                    Step::Moved if self.waiting.load(Ordering::SeqCst) > 0 => GIVE_WAY,
                     Step::Moved => Duration::ZERO,
                     Step::CaughtUp | Step::NoFiles | Step::NotProven => self.context.settings.poll,
                 }
@@ -131,11 +143,14 @@ impl Shipper {
         }
     }
 
-    /// Ships everything that can be read now, and says where that leads.
+    /// Ships everything that can be read now, and says where that leads. What the server writes meanwhile is not waited
+    /// for: with a store that answers slowly that would never end.
     pub(crate) fn drain(&self, deadline: Deadline) -> Result<Drained, Error> {
         let mut inner = self.lock();
+        let goal = self.newest()?;
         loop {
             match self.step(&mut inner)? {
+                Step::Moved if is_reached(&inner, goal.as_ref()) => break,
                 Step::Moved if deadline.has_passed() => {
                     return Err(Error::new(ErrorKind::Unavailable, "the binlog is not shipped completely yet")
                         .hint("Shipping goes on; try again in a moment."));
@@ -148,6 +163,15 @@ impl Shipper {
         self.report_soon();
         self.report(&inner, state, "");
         self.drained(&inner)
+    }
+
+    /// The binlog file the server writes to, and its length.
+    fn newest(&self) -> Result<Option<(PathBuf, u64)>, Error> {
+        let instance = self.context.store.read(|db| db.instance(self.instance))?;
+        let Some(newest) = binlog_files(&instance.server.binlog_base)?.pop() else { return Ok(None) };
+        let length =
+            std::fs::metadata(&newest).map_err(|err| crate::error::io_error("unable to look at", &newest, err))?;
+        Ok(Some((newest, length.len())))
     }
 
     fn drained(&self, inner: &Inner) -> Result<Drained, Error> {
@@ -198,8 +222,11 @@ impl Shipper {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let locked = self.inner.lock();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         // A panic in a step leaves nothing half-done: all state is rebuilt from catalog and files.
-        self.inner.lock().unwrap_or_else(|poisoned| {
+        locked.unwrap_or_else(|poisoned| {
             let mut inner = poisoned.into_inner();
             inner.tail = None;
             inner
@@ -529,6 +556,12 @@ impl Shipper {
             ),
         );
     }
+}
+
+/// Whether everything is shipped that the server had written when `goal` was noted.
+fn is_reached(inner: &Inner, goal: Option<&(PathBuf, u64)>) -> bool {
+    let (Some(tail), Some((newest, length))) = (&inner.tail, goal) else { return false };
+    tail.name() > name_of(newest) || (tail.path == *newest && tail.position >= *length)
 }
 
 fn coordinate(tail: &Tail) -> Coordinate {

@@ -9,12 +9,12 @@ use crate::clock::{self, Stopwatch};
 use crate::domain::backup::Backup;
 use crate::domain::chunk::Chunk;
 use crate::domain::id::{BackupId, InstanceId};
-use crate::domain::instance::InstanceStatus;
+use crate::domain::instance::{Instance, InstanceStatus};
 use crate::domain::task::{ProgressUnit, Task, TaskState};
 use crate::domain::verification::{Finding, ObjectPlace, VerificationRun};
 use crate::error::{Error, ErrorKind};
 use crate::logging;
-use crate::recovery::damage::Ground;
+use crate::recovery::damage::{Consequence, Ground};
 use crate::repository::Repository;
 use crate::repository::verify::Proof;
 use crate::store::{ChunkKey, News};
@@ -319,27 +319,30 @@ impl<'a> Walk<'a> {
         if is_told || self.alarms > ALARMS_MAX {
             return Ok(());
         }
-        let instance = store.read(|db| db.instance(self.instance))?;
-        let timelines = store.read(|db| db.timelines(self.instance))?;
-        let backups = store.read(|db| db.backups(Some(self.instance)))?;
-        let bad = store.read(|db| db.bad_objects(self.instance, usize::MAX))?;
         let chunk = self.chunk_of(&object.place)?;
         let chunk = chunk.as_ref().map(|chunk| &chunk.facts);
-        let ground = Ground { instance_name: &instance.name, timelines: &timelines, backups: &backups, bad: &bad };
-        let consequence = ground.consequence(&object, chunk);
-        logging::error(
-            "verify",
-            format!(
-                "`{key}` is bad ({}). On it depends {}. {}",
-                object.reason, consequence.depends, consequence.remedy
-            ),
-        );
-        if instance.status == InstanceStatus::Active && ground.wants_replacement(&object.place, chunk) {
+        let wants_replacement = self.on_ground(|ground, instance| {
+            instance.status == InstanceStatus::Active && ground.wants_replacement(&object.place, chunk)
+        })?;
+        if wants_replacement {
             let backup = self.context.cast_backup(self.instance, "in-place-of-bad")?;
-            logging::warn("verify", format!("backup {backup} is cast, because nothing makes up for `{key}`"));
             store.write(|tx| tx.set_replacement(key, backup))?;
         }
+        let Consequence { depends, remedy } = self.on_ground(|ground, _| ground.consequence(&object, chunk))?;
+        logging::error("verify", format!("`{key}` is bad ({}). On it depends {depends}. {remedy}", object.reason));
         Ok(())
+    }
+
+    /// Decides by all that is known of the instance now.
+    fn on_ground<T>(&self, decide: impl FnOnce(&Ground<'_>, &Instance) -> T) -> Result<T, Error> {
+        self.context.store.read(|db| {
+            let instance = db.instance(self.instance)?;
+            let timelines = db.timelines(self.instance)?;
+            let backups = db.backups(Some(self.instance))?;
+            let bad = db.bad_objects(self.instance, usize::MAX)?;
+            let ground = Ground { instance_name: &instance.name, timelines: &timelines, backups: &backups, bad: &bad };
+            Ok(decide(&ground, &instance))
+        })
     }
 
     fn chunk_of(&self, place: &ObjectPlace) -> Result<Option<Chunk>, Error> {

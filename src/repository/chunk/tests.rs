@@ -3,9 +3,10 @@ use std::process::{Command, Stdio};
 use jiff::Timestamp;
 
 use super::*;
+use crate::domain::compression::Compression;
 use crate::domain::gtid::{BinlogState, GtidPosition};
 use crate::repository::bench::{Bench, sample};
-use crate::repository::{hex, sha256_hex};
+use crate::repository::{Settings, hex, sha256_hex};
 use crate::storage::faulty::Fault;
 
 pub(in crate::repository) fn facts(raw: &[u8], begin: u64) -> ChunkFacts {
@@ -241,20 +242,22 @@ fn a_store_that_fails_is_not_taken_for_damage_but_a_short_read_is() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the tool an operator would use by hand")]
 fn the_zstd_tool_makes_the_binlog_file_of_its_chunks() {
-    let bench = Bench::new();
-    let raw = sample(70_000, 11);
-    let mut keys: Vec<String> = Vec::new();
-    for (n, piece) in raw.chunks(20_000).enumerate() {
-        keys.push(put(&bench, piece, n as u64 * 20_000).key);
+    for compression in Compression::ALL {
+        let bench = Bench::with(&Settings { compression, ..Settings::default() });
+        let raw = sample(70_000, 11);
+        let mut keys: Vec<String> = Vec::new();
+        for (n, piece) in raw.chunks(20_000).enumerate() {
+            keys.push(put(&bench, piece, n as u64 * 20_000).key);
+        }
+        keys.sort();
+        let script = format!("cat {} | zstd -dc", keys.join(" "));
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(bench.scratch.join("repository"))
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "is the zstd tool installed?");
+        assert!(output.stdout == raw, "{compression:?}");
     }
-    keys.sort();
-    let script = format!("cat {} | zstd -dc", keys.join(" "));
-    let output = Command::new("sh")
-        .args(["-c", &script])
-        .current_dir(bench.scratch.join("repository"))
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "is the zstd tool installed?");
-    assert!(output.stdout == raw);
 }

@@ -37,7 +37,7 @@ pub(in crate::repository) enum Fault {
 pub(in crate::repository) struct Decoder<R: BufRead>(Decompressor<R>);
 
 enum Decompressor<R: BufRead> {
-    Zstd(zstd::Decoder<'static, Source<R>>),
+    Zstd(Box<zstd::Decoder<'static, Source<R>>>),
     Gzip(Box<GzDecoder<Source<R>>>),
 }
 
@@ -114,7 +114,7 @@ fn zstd<R: BufRead>(begin: [u8; 4], mut source: Source<R>) -> Result<(Vec<u8>, D
     let unusable = |err: io::Error| Fault::Damaged(format!("unable to start zstd: {err}"));
     let mut decoder = zstd::Decoder::with_buffer(source).map_err(unusable)?.single_frame();
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(unusable)?;
-    Ok((name, Decompressor::Zstd(decoder)))
+    Ok((name, Decompressor::Zstd(Box::new(decoder))))
 }
 
 fn gzip<R: BufRead>(source: Source<R>) -> Result<(Vec<u8>, Decompressor<R>), Fault> {

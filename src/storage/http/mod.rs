@@ -241,16 +241,8 @@ impl Answer {
 
     /// The error to tell instead when this host's clock and the store's are too far apart for credentials to work.
     fn clock_error(&self) -> Option<Error> {
-        let ahead = clock::now().duration_since(self.date()?);
-        if ahead.abs() <= CLOCK_SKEW_MAX {
-            return None;
-        }
-        let direction = if ahead.is_negative() { "behind" } else { "ahead of" };
-        let what = format!(
-            "{} refuses the request, and this host's clock is {} minutes {direction} the store's",
-            self.place,
-            ahead.abs().as_mins()
-        );
+        let told = super::clock_difference(clock::now(), self.date()?, CLOCK_SKEW_MAX)?;
+        let what = format!("{} refuses the request, and {told}", self.place);
         Some(Error::new(ErrorKind::Refused, what).hint("Set the clocks right, with NTP on both hosts."))
     }
 }

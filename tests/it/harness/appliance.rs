@@ -52,16 +52,21 @@ impl Appliance {
         Appliance::start_at(bed, more, None)
     }
 
-    /// A fresh appliance whose repository is a folder elsewhere, for example on a small file system.
+    /// A fresh appliance whose state directory is elsewhere, for example on a small file system.
     pub(crate) fn start_at(bed: Bed, more: &str, state_dir: Option<PathBuf>) -> Appliance {
-        let port = free_port();
+        let url = format!("file://{}", bed.path("repository").display());
         let state_dir = state_dir.unwrap_or_else(|| bed.path("state"));
+        Appliance::start_on(bed, &url, more, state_dir)
+    }
+
+    /// A fresh appliance with its repository at `url`.
+    pub(crate) fn start_on(bed: Bed, url: &str, more: &str, state_dir: PathBuf) -> Appliance {
+        let port = free_port();
         let repository = bed.path("repository");
         let config = bed.path("coffer.toml");
         let text = format!(
-            "state_dir = \"{}\"\nrepository_url = \"file://{}\"\n\n[http]\nlisten = \"127.0.0.1:{port}\"\n{more}",
+            "state_dir = \"{}\"\nrepository_url = \"{url}\"\n\n[http]\nlisten = \"127.0.0.1:{port}\"\n{more}",
             state_dir.display(),
-            repository.display()
         );
         fs::write(&config, text).unwrap();
         let log = bed.path("coffer.log");

@@ -11,6 +11,7 @@ pub(crate) mod load;
 #[path = "../../../src/testing/proxy/mod.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use the rest")]
 pub(crate) mod proxy;
+pub(crate) mod remote;
 pub(crate) mod server;
 pub(crate) mod sql;
 #[path = "../../../src/testing/stores.rs"]

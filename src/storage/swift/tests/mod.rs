@@ -20,7 +20,7 @@ use super::{Method, Policy, SwiftStore};
 use crate::error::ErrorKind;
 use crate::storage::{self, Access, Body, ObjectStore, suite};
 use crate::testing::TempDir;
-use crate::testing::proxy::Proxy;
+use crate::testing::proxy::{Change, Proxy, Rule};
 use crate::testing::stores::{Swift, write_secret};
 
 /// Every file of more than nothing is large.
@@ -206,11 +206,11 @@ fn each_refusal_is_named(swift: &Swift, dir: &TempDir) {
 
     // Quotas are last: the container keeps it.
     let store = store(&swift.url("quota"), credentials);
-    let quota = [("x-container-meta-quota-bytes", "300000")];
+    let quota = [("x-container-meta-quota-bytes", "50000")];
     let path = store.container.own_path();
     let answer = store.container.send(Method::POST, &path, &quota, Payload::None).unwrap_or_else(|_| panic!());
     assert_eq!(answer.status(), 204);
-    let err = store.put("q", Body::Bytes(&[7; 400_000])).unwrap_err();
+    let err = store.put("q", Body::Bytes(&[7; 60_000])).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::NoSpace);
     assert!(err.message().contains("quota"), "{err}");
     let (path, _) = file(dir, "quota", 1_000_000);
@@ -228,6 +228,16 @@ fn dead_tokens_and_rate_limits_do_not_end_a_transfer() {
     let store = store(&swift.url_through(&proxy.endpoint(), "t"), swift.credentials(&dir, "credentials.toml"));
     store.put("first", Body::Bytes(b"x")).unwrap();
     let (path, content) = file(&dir, "large", 1_500_000);
+
+    // A right that is lost in the middle is no reason to go on, and what is stored so far is no object.
+    proxy.rule(Rule::new(Change::status(403)).method("PUT").target("/000005"));
+    let err = store.put("large", Body::File(&path)).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Forbidden);
+    assert!(err.message().contains("storing the segment `t/.segments/large/"), "{err}");
+    assert_eq!(all_names(&store), ["t/first"]);
+    proxy.mend();
+    proxy.take_exchanges();
+
     let port: u16 = swift.endpoint.rsplit_once(':').unwrap().1.parse().unwrap();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
