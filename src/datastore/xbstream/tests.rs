@@ -132,9 +132,9 @@ fn a_tap_sees_the_same_however_the_stream_is_cut() {
 
 #[test]
 fn good_places_for_a_cut_are_the_same_wherever_in_a_stream() {
-    let piece_bytes = 100_000;
+    const PIECE_BYTES: usize = 100_000;
     let table = |name: &str| {
-        let pieces = (0..200).flat_map(|nth| piece(name, nth * piece_bytes, &vec![nth as u8; piece_bytes as usize]));
+        let pieces = (0..200_u8).flat_map(|nth| piece(name, u64::from(nth) * PIECE_BYTES as u64, &[nth; PIECE_BYTES]));
         pieces.chain(end(name)).collect::<Vec<u8>>()
     };
     let (one, two) = (table("db/one.ibd"), ["a", "b", "c", "d"].map(table).concat());
