@@ -249,12 +249,20 @@ fn pump(
         if count == 0 {
             break;
         }
-        tap.push(&buffer[..count])?;
         if looked.elapsed() >= LOOK_EVERY {
             check_wanted(context, instance)?;
             looked = Stopwatch::start();
         }
-        writer.write_all(&buffer[..count]).map_err(|err| error_of(err, "unable to store the backup's stream"))?;
+        let mut rest = &buffer[..count];
+        while !rest.is_empty() {
+            let passed = tap.push(rest)?;
+            let (taken, behind) = rest.split_at(passed.bytes);
+            writer.write_all(taken).map_err(|err| error_of(err, "unable to store the backup's stream"))?;
+            if passed.is_cut {
+                writer.cut()?;
+            }
+            rest = behind;
+        }
         backup.raw_bytes = transferred.raw.load(Ordering::Relaxed);
         backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
         reporter.report("backing up", backup.raw_bytes, 0, ProgressUnit::Bytes);

@@ -34,6 +34,8 @@ const NAME_BYTES_MAX: usize = 255;
 const OPEN_FILES_MAX: usize = 512;
 /// More files than any server could have open tables.
 const FILES_MAX: u64 = 4_000_000;
+/// How far apart good places for a cut are, about.
+const CUT_BYTES: u64 = 16 * 1024 * 1024;
 const CAPTURED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Follows a stream that passes and keeps some of its small files.
@@ -46,12 +48,20 @@ impl StreamTap {
     /// Will keep the files of these names.
     pub(crate) fn new(names: &[&str]) -> StreamTap {
         let wanted = names.iter().map(|name| (*name).to_owned()).collect();
-        StreamTap { parser: Parser::default(), capture: Capture { wanted, files: BTreeMap::new() } }
+        StreamTap { parser: Parser::default(), capture: Capture { is_cut: false, wanted, files: BTreeMap::new() } }
     }
 
-    /// Takes the next bytes of the stream. Fails when they could not be unpacked; the backup is then worth nothing.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.parser.push(bytes, &mut self.capture)
+    /// Takes the next bytes of the stream, up to a good place for a cut, and says how many. Fails when they could not be
+    /// unpacked; the backup is then worth nothing.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Passed, Error> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.parser.push_chunk(rest, &mut self.capture)?;
+            if self.parser.at_boundary() && self.capture.is_cut {
+                break;
+            }
+        }
+        Ok(Passed { bytes: bytes.len() - rest.len(), is_cut: std::mem::take(&mut self.capture.is_cut) })
     }
 
     /// The files that were kept, by name. Fails when the stream is not complete.
@@ -61,7 +71,17 @@ impl StreamTap {
     }
 }
 
+/// What a tap took of the bytes it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub(crate) bytes: usize,
+    /// Behind them is a place that another backup of much the same data will have too, wherever in its stream. It is
+    /// chosen by the name and the place of the piece before it alone.
+    pub(crate) is_cut: bool,
+}
+
 struct Capture {
+    is_cut: bool,
     wanted: BTreeSet<String>,
     files: BTreeMap<String, Vec<u8>>,
 }
@@ -87,6 +107,15 @@ impl Sink for Capture {
     fn end(&mut self, _: &str) -> Result<(), Error> {
         Ok(())
     }
+
+    /// A piece is followed by a cut with a chance that grows with its length, so that cuts are about as far apart
+    /// whatever the length of pieces.
+    fn piece_ended(&mut self, path: &str, offset: u64, length: u64) {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(path.as_bytes());
+        hasher.update(&offset.to_le_bytes());
+        self.is_cut |= u64::from(hasher.finalize()) < length.saturating_mul((1 << 32) / CUT_BYTES);
+    }
 }
 
 /// What a parser does with what it finds. Calls for one path come as `begin`, any number of `bytes`, `end`.
@@ -94,6 +123,9 @@ trait Sink {
     fn begin(&mut self, path: &str) -> Result<(), Error>;
     fn bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), Error>;
     fn end(&mut self, path: &str) -> Result<(), Error>;
+
+    /// A piece of a file has come, whole.
+    fn piece_ended(&mut self, _path: &str, _offset: u64, _length: u64) {}
 
     /// Everything before this place, where a chunk ends, was passed on.
     fn boundary(&mut self, _: &Boundary<'_>) -> Result<(), Error> {
@@ -126,6 +158,9 @@ struct Parser {
 
 struct Payload {
     path: String,
+    /// Where in its file.
+    offset: u64,
+    length: u64,
     left: u64,
     crc: u32,
     hasher: crc32fast::Hasher,
@@ -141,12 +176,26 @@ impl Parser {
 
     /// Takes the next bytes. After a failure it takes no more.
     fn push(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Error> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.push_chunk(rest, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next bytes up to the end of a chunk, and returns the rest.
+    fn push_chunk<'a>(&mut self, bytes: &'a [u8], sink: &mut impl Sink) -> Result<&'a [u8], Error> {
         if self.has_failed {
             return Err(Error::new(ErrorKind::Corrupt, "the backup stream was found damaged before"));
         }
-        let taken = self.take(bytes, sink);
-        self.has_failed = taken.is_err();
-        taken
+        let rest = self.take(bytes, sink);
+        self.has_failed = rest.is_err();
+        rest
+    }
+
+    /// Whether it stands between two chunks.
+    fn at_boundary(&self) -> bool {
+        self.head.is_empty() && self.payload.is_none()
     }
 
     /// Fails unless the stream may end here.
@@ -166,14 +215,15 @@ impl Parser {
         Ok(())
     }
 
-    fn take(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), Error> {
+    fn take<'a>(&mut self, mut bytes: &'a [u8], sink: &mut impl Sink) -> Result<&'a [u8], Error> {
         while !bytes.is_empty() {
             bytes = if self.payload.is_some() { self.take_payload(bytes, sink)? } else { self.take_head(bytes, sink)? };
-            if self.head.is_empty() && self.payload.is_none() {
+            if self.at_boundary() {
                 sink.boundary(&Boundary { offset: self.chunk_at, files: self.files, open: &self.open })?;
+                break;
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn take_head<'a>(&mut self, bytes: &'a [u8], sink: &mut impl Sink) -> Result<&'a [u8], Error> {
@@ -199,7 +249,7 @@ impl Parser {
             sink.bytes(&payload.path, taken)?;
         }
         if payload.left == 0 {
-            self.leave_payload()?;
+            self.leave_payload(sink)?;
         }
         Ok(rest)
     }
@@ -250,8 +300,8 @@ impl Parser {
             self.begin_piece(&path, offset, length, sink)?;
         }
         let hasher = crc32fast::Hasher::new();
-        self.payload = Some(Payload { path, left: length, crc, hasher, is_ignored: kind != b'P' });
-        if length == 0 { self.leave_payload() } else { Ok(()) }
+        self.payload = Some(Payload { path, offset, length, left: length, crc, hasher, is_ignored: kind != b'P' });
+        if length == 0 { self.leave_payload(sink) } else { Ok(()) }
     }
 
     fn begin_piece(&mut self, path: &str, offset: u64, length: u64, sink: &mut impl Sink) -> Result<(), Error> {
@@ -279,11 +329,13 @@ impl Parser {
         Ok(())
     }
 
-    fn leave_payload(&mut self) -> Result<(), Error> {
-        if let Some(payload) = self.payload.take()
-            && payload.hasher.finalize() != payload.crc
-        {
-            return Err(self.corrupt(&format!("a piece of `{}` does not have its checksum", payload.path)));
+    fn leave_payload(&mut self, sink: &mut impl Sink) -> Result<(), Error> {
+        if let Some(payload) = self.payload.take() {
+            let Payload { path, offset, length, crc, hasher, .. } = payload;
+            if hasher.finalize() != crc {
+                return Err(self.corrupt(&format!("a piece of `{path}` does not have its checksum")));
+            }
+            sink.piece_ended(&path, offset, length);
         }
         self.leave_chunk();
         Ok(())

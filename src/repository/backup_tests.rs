@@ -160,7 +160,7 @@ fn a_manifest_that_lies_is_seen() {
     };
     check(&good[..good.len() / 2], ErrorKind::Corrupt, "damaged");
     check(&bench.bytes(&layout::manifest(other.instance, other.backup)), ErrorKind::Corrupt, "another backup");
-    check(&sealed(&|m| m.parts.swap(0, 1)), ErrorKind::Corrupt, "part 1");
+    check(&sealed(&|m| m.parts.swap(0, 1)), ErrorKind::Corrupt, "part 2");
     check(&sealed(&|m| drop(m.parts.pop())), ErrorKind::Corrupt, "parts hold");
     check(&sealed(&|m| m.parts[1].key = "../../x".to_owned()), ErrorKind::Corrupt, "part 2");
     check(&sealed(&|m| m.parts[1].raw_bytes = u64::MAX), ErrorKind::Corrupt, "part 2");

@@ -110,14 +110,28 @@ pub(super) fn manifest(instance: InstanceId, backup: BackupId) -> String {
     format!("{}manifest.json", backup_prefix(instance, backup))
 }
 
-/// What a part is called before its bytes are known; `number` counts from 1.
+/// What a part is called before its bytes are known. Numbers grow along the stream.
 pub(super) fn part_name(instance: InstanceId, backup: BackupId, number: u32) -> String {
-    format!("{}part-{number:06}", backup_prefix(instance, backup))
+    format!("{}part-{number:08}", backup_prefix(instance, backup))
 }
 
 /// The key of the part of `name`.
 pub(super) fn part(name: &str, sha256: &str, form: Form) -> String {
     format!("{name}-{}.{}", short(sha256), form.suffix())
+}
+
+/// The number of the part with this key, if it is one of this backup, with this digest and in this form.
+pub(super) fn number_of_part(
+    instance: InstanceId,
+    backup: BackupId,
+    key: &str,
+    sha256: &str,
+    form: Form,
+) -> Option<u32> {
+    let name = key.strip_prefix(&backup_prefix(instance, backup))?.strip_prefix("part-")?;
+    let (number, _) = name.split_once('-')?;
+    let number = number.bytes().all(|digit| digit.is_ascii_digit()).then(|| number.parse().ok()).flatten()?;
+    (key == part(name_of_part(key), sha256, form)).then_some(number)
 }
 
 /// The name of the part or record with this key, see `part_name` and `recovery_name`.

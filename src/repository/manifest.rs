@@ -83,10 +83,15 @@ impl Manifest {
     /// Why the manifest cannot be true, if it cannot.
     fn fault(&self) -> Option<String> {
         let Some(form) = self.form() else { return Some(format!("its compression is `{}`", self.compression)) };
-        let mut raw_bytes = 0_u64;
-        for (part, number) in self.parts.iter().zip(1_u32..) {
-            if let Some(why) = part.fault(self.instance, self.backup, number, form) {
-                return Some(format!("part {number} {why}"));
+        let (mut raw_bytes, mut number) = (0_u64, 0);
+        for (part, nth) in self.parts.iter().zip(1_u32..) {
+            if let Some(why) = part.fault() {
+                return Some(format!("part {nth} {why}"));
+            }
+            let own = layout::number_of_part(self.instance, self.backup, &part.key, &part.sha256, form);
+            match own {
+                Some(own) if own > number => number = own,
+                _ => return Some(format!("part {nth} has the name of another")),
             }
             raw_bytes += part.raw_bytes;
         }
@@ -98,12 +103,9 @@ impl Manifest {
 }
 
 impl Part {
-    fn fault(&self, instance: InstanceId, backup: BackupId, number: u32, form: Form) -> Option<&'static str> {
+    fn fault(&self) -> Option<&'static str> {
         if !is_digest(&self.sha256) {
             return Some("has no digest");
-        }
-        if self.key != layout::part(&layout::part_name(instance, backup, number), &self.sha256, form) {
-            return Some("has the name of another");
         }
         // Bounds what a reader allocates.
         if self.raw_bytes == 0 || self.raw_bytes > PART_BYTES as u64 {

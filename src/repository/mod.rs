@@ -13,7 +13,7 @@
 //! | `instances/<instance>/backups/<backup>/part-<number>-<sha16>.<form>` | a part of a backup; `sha16` of the stored bytes |
 //! | `instances/<instance>/backups/<backup>/manifest.json` | the backup's manifest (sealed JSON) |
 //!
-//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number, from 1, 6. `form` is `zst` or
+//! `ordinal` has 8 digits, `begin` and `end` (offsets in the binlog file) 12, a part's number 8. `form` is `zst` or
 //! `gz`, with `.age` behind it when the object is encrypted. What stands in front of `-<sha16>` is the object's *name*.
 //!
 //! **Sealed JSON** is an object whose last member is `seal`, the digest of the text with that member and its comma cut
@@ -35,7 +35,8 @@
 //!
 //! Nothing follows behind a payload's end.
 //!
-//! **A part** is its payload. The output of the backup tool is cut every 8 MiB; each piece is a part. The manifest names the
+//! **A part** is its payload. The output of the backup tool is cut into pieces of up to 8 MiB; each is a part, and
+//! their numbers grow. The manifest names the
 //! parts in order, with sizes and the digests of what is stored, and says how they are made and whose identities open
 //! them (`compression`, `encrypted_to`). It is written last: without it there is no backup, and deleting a backup deletes
 //! it first.

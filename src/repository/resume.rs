@@ -5,7 +5,7 @@
 //! is synced; one that is torn, and all behind it, does not. The journal is a hint and never a proof: whoever finds a
 //! part in it asks the store whether it is there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -42,10 +42,14 @@ struct Line {
     part: Part,
 }
 
+type Known = HashMap<String, BTreeMap<u32, Part>>;
+
 /// The parts that an earlier try has stored, and those that this one stores.
 pub(crate) struct PartJournal {
-    /// By number: the digest of the raw bytes, and the part.
-    known: HashMap<u32, (String, Part)>,
+    /// By the digest of the raw bytes: the parts made of them, by number.
+    known: Known,
+    /// The greatest number.
+    last: u32,
     has_predecessor: bool,
     file: Mutex<File>,
     path: PathBuf,
@@ -69,7 +73,13 @@ impl PartJournal {
         let (known, length) = read(&file, &head).map_err(failed)?;
         file.set_len(length).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let journal = PartJournal { known, has_predecessor, file: Mutex::new(file), path: path.to_owned() };
+        let journal = PartJournal {
+            last: last_of(&known),
+            known,
+            has_predecessor,
+            file: Mutex::new(file),
+            path: path.to_owned(),
+        };
         if length == 0 {
             journal.append(&head)?;
             durable::sync_parent(path)?;
@@ -84,12 +94,18 @@ impl PartJournal {
 
     /// How many parts an earlier try has stored.
     pub(crate) fn known(&self) -> usize {
-        self.known.len()
+        self.known.values().map(BTreeMap::len).sum()
     }
 
-    /// The part with this number, if it was made of bytes with this digest.
-    pub(super) fn find(&self, number: u32, raw_sha256: &str) -> Option<&Part> {
-        self.known.get(&number).filter(|(known, _)| known == raw_sha256).map(|(_, part)| part)
+    /// The first part behind number `last` that was made of bytes with this digest.
+    pub(super) fn find(&self, raw_sha256: &str, last: u32) -> Option<(u32, &Part)> {
+        let (number, part) = self.known.get(raw_sha256)?.range(last + 1..).next()?;
+        Some((*number, part))
+    }
+
+    /// Whether there are parts behind number `last`.
+    pub(super) fn goes_beyond(&self, last: u32) -> bool {
+        self.last > last
     }
 
     /// The part is in the repository; durable when this returns.
@@ -107,9 +123,13 @@ impl PartJournal {
     }
 }
 
+fn last_of(known: &Known) -> u32 {
+    known.values().filter_map(|parts| parts.keys().next_back().copied()).max().unwrap_or(0)
+}
+
 /// The parts of a journal with this head, and how many of its bytes are whole lines. Nothing when it has another head.
-fn read(file: &File, head: &Head) -> std::io::Result<(HashMap<u32, (String, Part)>, u64)> {
-    let mut known = HashMap::new();
+fn read(file: &File, head: &Head) -> std::io::Result<(Known, u64)> {
+    let mut known = Known::new();
     let mut reader = BufReader::new(file);
     let mut length = 0;
     let mut text = Vec::new();
@@ -124,7 +144,7 @@ fn read(file: &File, head: &Head) -> std::io::Result<(HashMap<u32, (String, Part
                 return Ok((known, 0));
             }
         } else if let Ok(line) = serde_json::from_slice::<Line>(&text) {
-            known.insert(line.number, (line.raw_sha256, line.part));
+            known.entry(line.raw_sha256).or_default().insert(line.number, line.part);
         } else {
             return Ok((known, length));
         }

@@ -100,6 +100,41 @@ fn a_part_that_has_changed_is_stored_anew_and_the_old_one_is_an_orphan() {
 }
 
 #[test]
+fn a_stream_that_begins_otherwise_finds_again_what_is_behind_its_cuts() {
+    let data = sample(5 * PART_BYTES + 1_500_000, 8);
+    let (one, two) = data.split_at(3 * PART_BYTES - 700_000);
+    let store = |tries: &Tries, pieces: &[&[u8]]| {
+        let (repository, store) = tries.bench.with_fault(Fault::None);
+        let journal = PartJournal::open(&tries.path(), &repository, tries.backup).unwrap();
+        let mut writer = BackupWriter::begin(&repository, tries.instance, tries.backup, Some(journal), flag()).unwrap();
+        for piece in pieces {
+            writer.write_all(piece).unwrap();
+            writer.cut().unwrap();
+        }
+        let parts = writer.finish().unwrap();
+        (manifest(&repository, tries.instance, tries.backup, parts, &writer), puts(&store))
+    };
+    let tries = Tries::new();
+    // What stands in front and between is what the server has logged meanwhile, and it is never the same.
+    let (first, put) = store(&tries, &[&sample(2 << 20, 1), one, two]);
+    assert_eq!((put, first.parts.len()), (7, 7));
+    let between = sample(PART_BYTES + (2 << 20), 2);
+    let (second, put) = store(&tries, &[&sample(3 * PART_BYTES, 3), one, &between, two]);
+    assert_eq!((put, second.parts.len()), (5, 11));
+    let (third, put) = store(&tries, &[one, two]);
+    assert_eq!((put, third.parts.len()), (0, 6));
+    tries.assert_holds(&third, &[one, two].concat());
+    // Longer in front than there is room for numbers: it is stored all the same.
+    let many: Vec<Vec<u8>> = (0..110).map(|seed| sample(1 << 20, 100 + seed)).collect();
+    let tries = Tries::new();
+    assert_eq!(store(&tries, &[one, two]).1, 6);
+    let pieces: Vec<&[u8]> = many.iter().map(Vec::as_slice).chain([one, two]).collect();
+    let (fourth, put) = store(&tries, &pieces);
+    assert_eq!((put, fourth.parts.len()), (111, 116));
+    tries.assert_holds(&fourth, &[&many.concat()[..], one, two].concat());
+}
+
+#[test]
 fn a_part_that_is_gone_from_the_store_is_stored_again_whatever_the_journal_says() {
     let tries = Tries::new();
     let raw = sample(3 * PART_BYTES, 3);

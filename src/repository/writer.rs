@@ -26,6 +26,10 @@ use crate::storage::{Body, patience};
 const PACKERS: usize = 2;
 /// One that is filled and one for each packer.
 const RAW_BUFFERS: usize = PACKERS + 1;
+/// A part that ends early has at least so many bytes.
+const PART_BYTES_MIN: usize = 1024 * 1024;
+/// What lies between the numbers of parts, so that a later try can put new ones between those it finds again.
+const NUMBER_STEP: u32 = 100;
 /// How long a cancelled or failed writer may go on waiting for a busy thread before it notices.
 const NOTICE_AFTER: Duration = Duration::from_millis(100);
 
@@ -46,7 +50,8 @@ pub(crate) struct BackupWriter {
     hash: Sha256,
     sha256: Option<String>,
     raw_bytes: u64,
-    parts_sent: u32,
+    parts_sent: usize,
+    last_number: u32,
     pipeline: Option<Pipeline>,
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -62,6 +67,10 @@ struct Pipeline {
 struct RawPart {
     number: u32,
     bytes: Vec<u8>,
+    /// Where it was looked up in the journal already.
+    raw_sha256: Option<String>,
+    /// As an earlier try has stored it.
+    stored_before: Option<Part>,
 }
 
 /// A part as it is to be stored.
@@ -110,6 +119,7 @@ impl BackupWriter {
             sha256: None,
             raw_bytes: 0,
             parts_sent: 0,
+            last_number: 0,
             pipeline: None,
             threads: Vec::new(),
             shared,
@@ -181,7 +191,7 @@ impl BackupWriter {
         }
         let mut parts = std::mem::take(&mut *lock(&self.shared.parts));
         parts.sort_unstable_by_key(|(number, _)| *number);
-        if !parts.iter().map(|(number, _)| *number).eq(1..=self.parts_sent) {
+        if parts.len() != self.parts_sent {
             return Err(Error::new(ErrorKind::Internal, "a thread that stores parts ended early"));
         }
         self.sha256 = Some(hex(&self.hash.finalize_reset()));
@@ -198,11 +208,17 @@ impl BackupWriter {
         self.sha256.as_deref().unwrap_or_default()
     }
 
+    /// Ends a part here, unless it would be a small one. Another try of the same backup can find again what it has
+    /// stored only if it cuts its stream, which begins with other bytes, at the same places.
+    pub(crate) fn cut(&mut self) -> Result<(), Error> {
+        if self.buffer.len() < PART_BYTES_MIN { Ok(()) } else { self.send_part() }
+    }
+
     /// Hands the full buffer over and waits for an empty one.
     fn send_part(&mut self) -> Result<(), Error> {
-        self.parts_sent =
-            self.parts_sent.checked_add(1).ok_or_else(|| Error::new(ErrorKind::Internal, "too many parts"))?;
-        let raw = RawPart { number: self.parts_sent, bytes: std::mem::take(&mut self.buffer) };
+        let raw = self.shared.place(std::mem::take(&mut self.buffer), self.last_number)?;
+        self.last_number = raw.number;
+        self.parts_sent += 1;
         let Some(pipeline) = &self.pipeline else { return Err(self.failure()) };
         // There is room for every buffer there is, so this does not wait.
         pipeline.full.send(raw).map_err(|_| self.failure())?;
@@ -285,13 +301,21 @@ impl Shared {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// The part as an earlier try has stored it, if it is still there.
-    fn stored_before(&self, number: u32, raw_sha256: &str) -> Result<Option<Part>, Error> {
-        let Some(part) = self.journal.as_ref().and_then(|journal| journal.find(number, raw_sha256)) else {
-            return Ok(None);
+    /// Gives the part behind the one with number `last` its own: that of the same bytes in an earlier try, if there are
+    /// any further on, else a new one, with room for more between it and the last, or without when earlier ones follow.
+    fn place(&self, bytes: Vec<u8>, last: u32) -> Result<RawPart, Error> {
+        let too_many = || Error::new(ErrorKind::Internal, "a backup of more parts than there are numbers");
+        let far = || (last / NUMBER_STEP + 1).checked_mul(NUMBER_STEP).ok_or_else(too_many);
+        let Some(journal) = self.journal.as_ref().filter(|journal| journal.known() > 0) else {
+            return Ok(RawPart { number: far()?, bytes, raw_sha256: None, stored_before: None });
         };
-        let is_there = self.repository.store.size(&part.key)? == Some(part.stored_bytes);
-        Ok(is_there.then(|| part.clone()))
+        let raw_sha256 = sha256_hex(&bytes);
+        let (number, stored_before) = match journal.find(&raw_sha256, last) {
+            Some((number, part)) => (number, Some(part.clone())),
+            None if journal.goes_beyond(last) => (last.checked_add(1).ok_or_else(too_many)?, None),
+            None => (far()?, None),
+        };
+        Ok(RawPart { number, bytes, raw_sha256: Some(raw_sha256), stored_before })
     }
 
     fn put_part(&self, packed: PackedPart) -> Result<Vec<u8>, Error> {
@@ -335,7 +359,7 @@ impl Packing {
             if self.shared.is_stopped() {
                 return;
             }
-            match self.pack(&mut packer, &raw) {
+            match self.pack(&mut packer, &mut raw) {
                 Ok(true) => {}
                 // Nobody puts any more, and whoever failed has said why.
                 Ok(false) => return,
@@ -347,15 +371,18 @@ impl Packing {
         }
     }
 
-    fn pack(&self, packer: &mut Packer, raw: &RawPart) -> Result<bool, Error> {
+    fn pack(&self, packer: &mut Packer, raw: &mut RawPart) -> Result<bool, Error> {
         let shared = &self.shared;
-        let raw_sha256 = shared.journal.is_some().then(|| sha256_hex(&raw.bytes));
-        if let Some(raw_sha256) = &raw_sha256
-            && let Some(part) = shared.stored_before(raw.number, raw_sha256)?
+        if let Some(part) = raw.stored_before.take()
+            && shared.repository.store.size(&part.key)? == Some(part.stored_bytes)
         {
             shared.count(raw.number, part);
             return Ok(true);
         }
+        let raw_sha256 = match raw.raw_sha256.take() {
+            None => shared.journal.is_some().then(|| sha256_hex(&raw.bytes)),
+            known => known,
+        };
         let Ok(mut bytes) = self.stored_empty.recv() else { return Ok(false) };
         let name = layout::part_name(shared.instance, shared.backup, raw.number);
         packer.pack(&name, &raw.bytes, &mut bytes)?;

@@ -15,6 +15,7 @@ mod downtime;
 #[path = "../it/harness/mod.rs"]
 mod harness;
 mod replay;
+mod store;
 
 use std::process::ExitCode;
 
@@ -24,7 +25,7 @@ struct Benchmark {
     run: fn(&[u64]),
 }
 
-const ALL: [Benchmark; 2] = [
+const ALL: [Benchmark; 4] = [
     Benchmark {
         name: "replay",
         about: "same base, same binlogs (default 500 MiB): `mariadb-binlog | mariadb` against the replay of a recovery",
@@ -34,6 +35,16 @@ const ALL: [Benchmark; 2] = [
         name: "downtime",
         about: "last answered query to first answered query around a recovery, by size of the data (default 200 2000 MiB)",
         run: downtime::run,
+    },
+    Benchmark {
+        name: "store",
+        about: "backup and restore (default 1200 MiB, 3 runs) with a real S3 server: `mariadb-backup | zstd | aws s3 cp` against ours",
+        run: store::run,
+    },
+    Benchmark {
+        name: "backup",
+        about: "backup (default 1200 MiB, 3 runs) into a folder against `mariadb-backup --stream=mbstream > /dev/null`",
+        run: store::run_local,
     },
 ];
 

@@ -14,9 +14,9 @@ use crate::testing::TempDir;
 /// Files that are interleaved, in directories, empty, and long open.
 fn stream() -> Vec<u8> {
     let mut stream = Vec::new();
-    for round in 0..12_u64 {
-        stream.extend(piece("ibdata1", round * 700, &[round as u8 + 1; 700]));
-        stream.extend(file(&format!("db{}/t{round}.ibd", round % 3), &vec![round as u8; 300 * round as usize]));
+    for round in 0..12_u8 {
+        stream.extend(piece("ibdata1", u64::from(round) * 700, &[round + 1; 700]));
+        stream.extend(file(&format!("db{}/t{round}.ibd", round % 3), &vec![round; 300 * usize::from(round)]));
         if round == 3 {
             stream.extend(piece("ib_logfile0", 0, b"long open"));
             stream.extend(end("db1/empty"));

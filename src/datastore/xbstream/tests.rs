@@ -63,9 +63,16 @@ fn unpack_with(stream: impl Read, dir: &Path, progress: &AtomicU64, cancelled: &
     unpack(stream, &target, &Checkpoint::default(), progress, cancelled)
 }
 
+fn push(tap: &mut StreamTap, mut bytes: &[u8]) -> Result<(), Error> {
+    while !bytes.is_empty() {
+        bytes = &bytes[tap.push(bytes)?.bytes..];
+    }
+    Ok(())
+}
+
 fn tap_all(stream: &[u8], names: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, Error> {
     let mut tap = StreamTap::new(names);
-    tap.push(stream)?;
+    push(&mut tap, stream)?;
     tap.finish()
 }
 
@@ -115,12 +122,46 @@ fn a_tap_sees_the_same_however_the_stream_is_cut() {
     for size in (1..60).chain([1000, stream.len()]) {
         let mut tap = StreamTap::new(&["info", "db/empty", "absent"]);
         for bytes in stream.chunks(size) {
-            tap.push(bytes).unwrap();
+            push(&mut tap, bytes).unwrap();
         }
         let kept = tap.finish().unwrap();
         assert_eq!(kept.len(), 2, "{size}");
         assert_eq!((&kept["info"][..], &kept["db/empty"][..]), (&b"binlog.000001\t42"[..], &b""[..]));
     }
+}
+
+#[test]
+fn good_places_for_a_cut_are_the_same_wherever_in_a_stream() {
+    const PIECE_BYTES: usize = 100_000;
+    let table = |name: &str| {
+        let pieces = (0..200_u8).flat_map(|nth| piece(name, u64::from(nth) * PIECE_BYTES as u64, &[nth; PIECE_BYTES]));
+        pieces.chain(end(name)).collect::<Vec<u8>>()
+    };
+    let (one, two) = (table("db/one.ibd"), ["a", "b", "c", "d"].map(table).concat());
+    let cuts = |stream: &[u8], size: usize| {
+        let (mut tap, mut at, mut found) = (StreamTap::new(&[]), 0, Vec::new());
+        for mut bytes in stream.chunks(size) {
+            while !bytes.is_empty() {
+                let passed = tap.push(bytes).unwrap();
+                at += passed.bytes;
+                bytes = &bytes[passed.bytes..];
+                found.extend(passed.is_cut.then_some(at));
+            }
+        }
+        found
+    };
+    let log = file("ib_logfile0", &[1; 33_333]);
+    let plain = [&one[..], &two].concat();
+    let shifted = [&log[..], &one, &two].concat();
+    let expected = cuts(&plain, 1 << 20);
+    assert!((2..=20).contains(&expected.len()), "of 100 MB: {expected:?}");
+    for size in [777, 1 << 20, usize::MAX] {
+        assert_eq!(cuts(&plain, size), expected);
+        let back: Vec<usize> = cuts(&shifted, size).iter().map(|at| at - log.len()).collect();
+        assert_eq!(back, expected, "{size}");
+    }
+    // Each lies between two chunks.
+    assert!(expected.iter().all(|at| plain[*at..].starts_with(MAGIC)));
 }
 
 #[test]
@@ -376,7 +417,7 @@ fn a_real_backup_unpacks_as_the_tool_of_the_server_unpacks_it() {
 
     let mut tap = StreamTap::new(&["xtrabackup_binlog_info", "xtrabackup_checkpoints", "xtrabackup_info"]);
     for bytes in stream.chunks(65_536) {
-        tap.push(bytes).unwrap();
+        push(&mut tap, bytes).unwrap();
     }
     let kept = tap.finish().unwrap();
     let binlog_info = String::from_utf8(kept["xtrabackup_binlog_info"].clone()).unwrap();
