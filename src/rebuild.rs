@@ -49,7 +49,7 @@ pub(crate) fn run(wanted: &cli::Rebuild) -> Result<(), Error> {
         0 => Ok(()),
         count => Err(Error::new(
             ErrorKind::Corrupt,
-            format!("{count} things in the repository are damaged or missing; the rest is rebuilt and can be used"),
+            format!("the repository is not whole ({count} LOST above); the rest is rebuilt and can be used"),
         )
         .hint("What cannot be recovered for their sake stands above. Should another copy of them turn up, put it in its place and run this again.")),
     }

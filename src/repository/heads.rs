@@ -13,8 +13,8 @@ use crate::storage::StoredObject;
 const HEAD_BYTES: u64 = 16 * 1024;
 /// No head is longer; see `chunk`.
 const HEAD_BYTES_MAX: u64 = 5 * 1024 * 1024;
-/// As many as an object store lists at once.
-const LIST_PAGE: usize = 1000;
+/// A folder is read and sorted anew for each page.
+const LIST_PAGE: usize = 10_000;
 
 impl Repository {
     /// Objects in the place of a timeline's chunks, in the order of its history, those behind the key `after`. None at

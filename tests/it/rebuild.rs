@@ -15,12 +15,15 @@ use crate::harness::bed::{files_below, kill_and_wait};
 use crate::harness::history::History;
 use crate::harness::instance::{Instance, ROOT};
 use crate::harness::load::{self, Ddl, Load};
+use crate::harness::remote::Remote;
 use crate::harness::server::{GOOD, Server};
 use crate::harness::{Random, sql, wait_for};
 
-/// A repository, and what its address is for `coffer rebuild`.
+/// The address of the repository, as the configuration has it.
 fn repository_url(appliance: &Appliance) -> String {
-    format!("file://{}", appliance.repository.display())
+    let config = fs::read_to_string(&appliance.config).unwrap();
+    let line = config.lines().find_map(|line| line.strip_prefix("repository_url = \"")).unwrap();
+    line.trim_end_matches('"').to_owned()
 }
 
 /// Waits until the repository holds objects whose keys have all of these words in them, `count` of them.
@@ -249,8 +252,8 @@ fn a_lost_state_beside_a_living_server_is_rebuilt_and_shipping_goes_on() {
     let done = rebuild(&appliance, &[]);
     assert!(done.code == 0 && done.stdout.contains("goes on shipping"), "{done:?}");
     appliance.resume(&[]);
-    instance_is_active(&found_again(&appliance, &instance.id));
     let instance = found_again(&appliance, &instance.id);
+    instance.wait_active();
     instance.ship();
     let view = instance.view();
     assert!(view["recoverable"]["gaps"].as_array().is_none_or(Vec::is_empty), "{view}");
@@ -258,8 +261,39 @@ fn a_lost_state_beside_a_living_server_is_rebuilt_and_shipping_goes_on() {
     instance.backup("goes on");
 }
 
-fn instance_is_active(instance: &Instance) {
-    instance.wait_active();
+#[test]
+fn an_object_store_is_all_a_bare_host_needs() {
+    let mut random = Random::seeded("rebuild on s3");
+    let mut remote = Remote::on_s3("rebuilds3");
+    let appliance = &mut remote.appliance;
+    let instance = Instance::create(appliance, "shop");
+    let mut history = History::new();
+    history.record(0, load::prepare(&mut instance.conn()));
+    instance.backup("base");
+    let load = Load::start(&instance.socket, 2, Ddl::Yes, 0, &mut random);
+    load.wait_commits(80);
+    history.record(0, load.end_clean());
+    let shipped = sql::sequence(&instance.ship());
+    let before = past(&instance);
+    let pid = instance.server_pid();
+    wait_for("the settings in the store", Duration::from_secs(30), || {
+        (!remote.objects(&[&instance.id, "settings-"]).is_empty()).then_some(())
+    });
+    let appliance = &mut remote.appliance;
+    lose(appliance, pid, &[]);
+    move_to(appliance, "s2");
+    for _ in 0..2 {
+        let done = rebuild(appliance, &[]);
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    appliance.resume(&[]);
+    let instance = found_again(appliance, &instance.id);
+    assert_eq!(past(&instance), before);
+    recover_latest(appliance, &instance, "shop");
+    let found = sql::contents(&mut instance.conn(), load::SCHEMA);
+    sql::assert_same(&found, &history.contents(0, shipped), "every shipped commit, from the store alone");
+    instance.ship();
+    instance.backup("on the new host");
 }
 
 #[test]

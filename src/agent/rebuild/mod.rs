@@ -151,7 +151,6 @@ impl One<'_> {
         self.check_ends(&backups)?;
         let server = self.instance(found, &backups)?;
         self.recoveries(server.as_ref())?;
-        tell(format!("{}: {} backups, {} timelines", self.name, backups.len(), timelines.order.len()));
         Ok(())
     }
 
