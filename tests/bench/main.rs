@@ -16,8 +16,6 @@ mod downtime;
 mod harness;
 mod replay;
 mod store;
-#[path = "../../src/testing/stores.rs"]
-mod stores;
 
 use std::process::ExitCode;
 

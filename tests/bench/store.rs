@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::harness::appliance::Appliance;
 use crate::harness::bed::Bed;
 use crate::harness::instance::{Instance, ROOT};
+use crate::harness::stores::Garage;
 use crate::harness::{sql, wait_for};
-use crate::stores::Garage;
 
 const BUDGET: f64 = 0.9;
 const BUDGET_LOCAL: f64 = 1.2;
