@@ -56,7 +56,9 @@ fn template(tools: &Tools) -> &'static Path {
             let server = TestMysql { tools: tools.clone(), server: server_in(tools, &dir, ""), dir };
             server.start_again();
             server.stop();
-            std::fs::remove_file(server.server.data_dir.join("auto.cnf")).unwrap();
+            for name in ["auto.cnf", "binlog.index", "binlog.000001"] {
+                std::fs::remove_file(server.server.data_dir.join(name)).unwrap();
+            }
             let new = folder.with_file_name(format!("template-{}", uuid::Uuid::new_v4().simple()));
             copy(&server.server.data_dir, &new);
             // Another run may have been faster.
