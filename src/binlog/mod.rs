@@ -15,6 +15,7 @@
 //! `summary` (facts of a chunk), `scheduled` (the event scheduler's events), `relay` (relay logs with exactly the planned transactions).
 
 pub(crate) mod body;
+mod draft;
 pub(crate) mod event;
 mod group;
 mod merge;
