@@ -19,6 +19,8 @@ mod draft;
 pub(crate) mod event;
 mod group;
 mod merge;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
+pub(crate) mod mysql;
 pub(crate) mod reader;
 pub(crate) mod relay;
 pub(crate) mod scanner;
