@@ -363,7 +363,9 @@ fn a_relay_log_holds_exactly_the_transactions_of_the_part() {
         let whole = scan_file(file.bytes);
         let transactions: Vec<&MysqlTransaction> = whole.transactions.iter().collect();
         let end = whole.scanner.boundary();
-        let head = [&b"\xfebin"[..], format_of(file.bytes).raw()].concat();
+        let (head, _) = relay(&file, &[], &BTreeSet::new()).unwrap();
+        assert_eq!(scan_file(&head).stop, Stop::End);
+        assert!(head.starts_with(&[&b"\xfebin"[..], format_of(file.bytes).raw()].concat()));
         let shipped = Golden { bytes: &file.bytes[..usize::try_from(end).unwrap()], ..file };
 
         let (out, stats) = relay(&shipped, &[(0, 0, end)], &BTreeSet::new()).unwrap();

@@ -1,14 +1,17 @@
 //! Relay logs that hold exactly the planned transactions, for MySQL's replication applier.
 //!
-//! As `binlog::relay` makes them for MariaDB. A transaction that is skipped is left out here; whoever replays commits an
+//! As `binlog::relay` makes them for MariaDB; but between the format description and the first GTID MySQL wants a
+//! Previous_gtids event, or it calls the file corrupted. What it says is of no consequence to the applier. A transaction that is skipped is left out here; whoever replays commits an
 //! empty one under its GTID, so that the recovered server's set has no hole.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Write};
 
 use crate::binlog::body::Query;
-use crate::binlog::event::{Event, FIRST_POSITION, FormatDescription, MAGIC, event_type as common};
-use crate::binlog::mysql::event::GtidEvent;
+use crate::binlog::event::{
+    CHECKSUM_BYTES, Event, FIRST_POSITION, FormatDescription, HEADER_BYTES, MAGIC, event_type as common,
+};
+use crate::binlog::mysql::event::{GtidEvent, event_type};
 use crate::binlog::mysql::group::{Groups, Step};
 use crate::binlog::reader::{EventReader, Next};
 use crate::binlog::relay::{BUFFER_BYTES, Cut, corrupt, drain, write_error};
@@ -43,6 +46,7 @@ impl<W: Write> RelayWriter<W> {
         let mut writer = RelayWriter { out, format: format.clone(), stats: RelayStats::default() };
         writer.write(&MAGIC)?;
         writer.write(format.raw())?;
+        writer.write(&empty_previous_gtids(format))?;
         Ok(writer)
     }
 
@@ -149,4 +153,21 @@ impl<W: Write> RelayWriter<W> {
         self.stats.bytes += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// A Previous_gtids event that holds no GTID, as it stands behind the format description.
+fn empty_previous_gtids(format: &FormatDescription) -> Vec<u8> {
+    const NO_SOURCES: [u8; 8] = [0; 8];
+    let sum_bytes = if format.has_checksums() { CHECKSUM_BYTES } else { 0 };
+    let size = HEADER_BYTES + NO_SOURCES.len() + sum_bytes;
+    let end = MAGIC.len() + format.raw().len() + size;
+    let server_id = format.raw().get(5..9).unwrap_or(&[0; 4]);
+    let field = |value: usize| u32::try_from(value).unwrap_or(0).to_le_bytes();
+    let (time, flags) = ([0; 4], [0; 2]);
+    let mut event =
+        [&time[..], &[event_type::PREVIOUS_GTIDS], server_id, &field(size), &field(end), &flags, &NO_SOURCES].concat();
+    if format.has_checksums() {
+        event.extend(crc32fast::hash(&event).to_le_bytes());
+    }
+    event
 }

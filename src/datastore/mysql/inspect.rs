@@ -48,6 +48,7 @@ pub(crate) fn inspect(sql: &mut Sql) -> Result<Findings, Error> {
     check_places(sql, &mut findings)?;
     check_keys(sql, &mut findings)?;
     check_persisted(sql, &mut findings);
+    check_source(sql, &mut findings)?;
     Ok(findings)
 }
 
@@ -229,6 +230,15 @@ fn check_persisted(sql: &mut Sql, findings: &mut Findings) {
     }
 }
 
+/// A recovery takes a replica away from its source: the source would send it what was given up.
+fn check_source(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
+    let sources = sql.value("SELECT COUNT(*) FROM mysql.slave_master_info")?;
+    if sources != "0" {
+        findings.warnings.push("the server is a replica: a recovery makes it forget its source".to_owned());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +280,7 @@ mod tests {
             "CREATE TABLE shop.old (a INT) ENGINE=MyISAM",
             &format!("CREATE TABLESPACE far ADD DATAFILE '{}/far.ibd'", undo.display()),
             "SET PERSIST max_connections = 21",
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST = 'elsewhere'",
             "UNINSTALL PLUGIN clone",
             "CREATE USER weak@localhost IDENTIFIED WITH auth_socket AS 'nobody'",
         ]);
@@ -281,7 +292,8 @@ mod tests {
                  table `shop.old` is of engine MyISAM: a clone would hold it without its rows\n\
                  tablespace `far` lies outside the data directory, in `{}/far.ibd`\n\
                  (gtid_mode is OFF: transactions are known by their place in the binlog only)\n\
-                 (settings made with SET PERSIST are in no clone: max_connections)",
+                 (settings made with SET PERSIST are in no clone: max_connections)\n\
+                 (the server is a replica: a recovery makes it forget its source)",
                 undo.display()
             )
         );

@@ -88,6 +88,8 @@ pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) ->
         .path("log_bin", &server.binlog_base)
         .set("gtid_mode", "ON")
         .set("enforce_gtid_consistency", "ON")
+        // Row events alone do not say which statement they come from, and people look for the statement.
+        .set("binlog_rows_query_log_events", "ON")
         .set("sync_binlog", 1)
         .set("innodb_flush_log_at_trx_commit", 1)
         .set("innodb_buffer_pool_size", tools.buffer_pool_bytes)
