@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use uuid::Uuid;
 
 use crate::agent::crew::Crew;
 use crate::agent::planning::AgentPlanning;
@@ -185,19 +186,13 @@ fn http_settings(config: &Config) -> HttpSettings {
     }
 }
 
-/// Opens the repository that this state belongs to. One that was used before must be there, with the same id: an
-/// unmounted disk or another folder is never begun anew in its place.
+/// Opens the repository that this state belongs to. One that was used before must have the same id, and may be away for
+/// a while: an unmounted disk or another folder is never begun anew in its place.
 fn open_repository(config: &Config, store: &Store) -> Result<Repository, Error> {
     let settings = repository_settings(config);
     let repository = match store.read(|db| db.repository_id())? {
         None => Repository::open(&config.repository_url, &settings)?,
-        Some(id) => {
-            let repository = Repository::open_existing(&config.repository_url, &settings)?;
-            if repository.id().to_string() != id {
-                return Err(other_repository(&repository));
-            }
-            repository
-        }
+        Some(id) => Repository::open_known(&config.repository_url, &settings, parse_id(&id)?)?,
     };
     store.write(|tx| tx.set_repository_id(&repository.id().to_string()))?;
     Ok(repository.with_scratch_dir(&config.state_dir))
@@ -222,13 +217,9 @@ fn notice_of_forgotten(store: &Store, repository: &Repository, url: &str) -> Opt
     Some(notice)
 }
 
-/// Why a repository of another id than the state's is not used.
-pub(crate) fn other_repository(found: &Repository) -> Error {
-    Error::new(
-        ErrorKind::Refused,
-        format!("the repository `{}` is not the one this state directory belongs to", found.url()),
-    )
-    .hint("Set repository_url to the former one, or begin with a new state_dir.")
+fn parse_id(text: &str) -> Result<Uuid, Error> {
+    text.parse()
+        .map_err(|_| Error::new(ErrorKind::Corrupt, format!("the state says `{text}` where a repository's id is")))
 }
 
 /// Makes the first token. It is kept as a digest; itself it lies in a file that only this user reads, and is shown once

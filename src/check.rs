@@ -10,14 +10,14 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::agent::check::{Problem, inspect};
-use crate::appliance::{other_repository, repository_settings, tools};
+use crate::appliance::{repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
 use crate::datastore::mariadb::program_version;
 use crate::domain::instance::{Control, Server};
 use crate::error::{Error, ErrorKind, io_error};
-use crate::repository::Repository;
 use crate::repository::codec::Codec;
+use crate::repository::{Repository, other_repository};
 use crate::storage::{self, probe};
 use crate::store::Store;
 
@@ -104,7 +104,9 @@ fn check_repository(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<
     let looked = Repository::look(Arc::clone(&store), &settings).and_then(|found| {
         let id = Store::peek_repository_id(&config.state_dir)?;
         match (&found, id) {
-            (Some(repository), Some(id)) if repository.id().to_string() != id => Err(other_repository(repository)),
+            (Some(repository), Some(id)) if repository.id().to_string() != id => {
+                Err(other_repository(&repository.url()))
+            }
             (None, Some(_)) => Err(Error::new(
                 ErrorKind::Refused,
                 format!(

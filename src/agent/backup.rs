@@ -26,10 +26,13 @@ use crate::repository;
 use crate::repository::manifest::{Manifest, Part};
 use crate::repository::resume::PartJournal;
 use crate::repository::writer::BackupWriter;
+use crate::storage::patience;
 
 /// How long the shipper may take to reach the end of a backup.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
 /// The pause between two tries while the repository does not answer.
+/// How long a backup waits at its begin for a repository that does not answer.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often it is asked whether something cannot wait for the backup.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -108,6 +111,8 @@ fn run(
         (backup.raw_bytes, backup.stored_bytes) = (0, 0);
         logging::info("backup", format!("{}: goes on; {} parts are stored already", backup.id, journal.known()));
     }
+    // Before anything is stored, little is lost by telling at once that it cannot be.
+    patience::until(Deadline::after(BEGIN_PATIENCE), || context.repository.check_answers())?;
     let begin = drain(context, shipper, instance, Deadline::after(SHIP_TIMEOUT))?;
     if context.store.read(|db| db.is_unproven(instance.id))? {
         return Err(Error::new(ErrorKind::Refused, "the server on this host is not known to be this instance's").hint(

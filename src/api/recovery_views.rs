@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::api::views::{self, Object, plain, rfc3339};
-use crate::domain::recovery::{PlannedTransaction, Recovery, RecoveryPlan, RecoveryState};
+use crate::domain::recovery::{PlannedTransaction, RecoveryPlan, RecoveryState};
 use crate::domain::target::RecoveryTarget;
+use crate::domain::task::TaskKind;
 use crate::recovery::TransactionSummary;
 use crate::service::{RecoveryView, TimelineView};
 
@@ -17,7 +18,7 @@ pub(super) fn recovery(view: &RecoveryView, id: String) -> Value {
         .with("recovery_id", recovery.id.to_string())
         .with("instance_id", recovery.instance.to_string())
         .with("name", view.instance.name.as_str())
-        .with("status", status(recovery))
+        .with("status", status(view))
         .with("state", recovery.state.name())
         .with("datastore", view.instance.datastore.as_str())
         .with("recovered_from_backup", recovery.plan.base.to_string())
@@ -35,9 +36,20 @@ pub(super) fn recovery(view: &RecoveryView, id: String) -> Value {
         .into()
 }
 
-/// The status a client polls: `BUILDING` until it is something else.
-fn status(recovery: &Recovery) -> &'static str {
+/// The status a client polls: `BUILDING` until it is something else. It is something else only when whatever follows can
+/// be asked for, so not before the task has ended as well.
+fn status(view: &RecoveryView) -> &'static str {
+    let recovery = &view.recovery;
+    let is_carried_on = view
+        .task
+        .as_ref()
+        .is_some_and(|task| matches!(task.kind, TaskKind::Recover { .. } | TaskKind::UndoRecovery { .. }));
     match recovery.state {
+        RecoveryState::Retained | RecoveryState::Undone | RecoveryState::Aborted | RecoveryState::Failed
+            if is_carried_on =>
+        {
+            "BUILDING"
+        }
         RecoveryState::Planned
         | RecoveryState::Staged
         | RecoveryState::Prepared

@@ -15,9 +15,12 @@
 //! `summary` (facts of a chunk), `scheduled` (the event scheduler's events), `relay` (relay logs with exactly the planned transactions).
 
 pub(crate) mod body;
+mod draft;
 pub(crate) mod event;
 mod group;
 mod merge;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
+pub(crate) mod mysql;
 pub(crate) mod reader;
 pub(crate) mod relay;
 pub(crate) mod scanner;

@@ -17,7 +17,7 @@ use crate::binlog::scheduled::EventStatuses;
 use crate::domain::gtid::{Gtid, GtidPosition};
 use crate::error::{Error, ErrorKind, error_of};
 
-const BUFFER_BYTES: usize = 256 << 10;
+pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
 /// What a relay log holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,15 +220,15 @@ impl<W: Write> RelayWriter<W> {
 }
 
 /// The part of a file that is wanted.
-struct Cut {
-    from: u64,
-    to: u64,
-    is_begun: bool,
+pub(super) struct Cut {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) is_begun: bool,
 }
 
 impl Cut {
     /// Whether the part ends at `boundary`. Fails when a border of the part was passed within a transaction.
-    fn is_over(&mut self, boundary: u64) -> Result<bool, Error> {
+    pub(super) fn is_over(&mut self, boundary: u64) -> Result<bool, Error> {
         self.is_begun |= boundary == self.from;
         if boundary > self.to || (boundary > self.from && !self.is_begun) {
             return Err(self.error(boundary));
@@ -236,7 +236,7 @@ impl Cut {
         Ok(boundary == self.to)
     }
 
-    fn error(&self, near: u64) -> Error {
+    pub(super) fn error(&self, near: u64) -> Error {
         let (from, to) = (self.from, self.to);
         Error::new(
             ErrorKind::Corrupt,
@@ -248,16 +248,16 @@ impl Cut {
 }
 
 /// Reads the rest, so that a reader that verifies its bytes at their end does.
-fn drain(mut reader: impl io::Read) -> Result<(), Error> {
+pub(super) fn drain(mut reader: impl io::Read) -> Result<(), Error> {
     let read = io::copy(&mut reader, &mut io::sink());
     read.map(drop).map_err(|err| error_of(err, "reading the rest of a binlog chunk"))
 }
 
-fn corrupt(message: String) -> Error {
+pub(super) fn corrupt(message: String) -> Error {
     Error::new(ErrorKind::Corrupt, message)
 }
 
-fn write_error(err: io::Error) -> Error {
+pub(super) fn write_error(err: io::Error) -> Error {
     let kind = match err.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         _ => ErrorKind::Io,

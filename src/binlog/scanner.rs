@@ -1,15 +1,12 @@
 //! Facts of transactions: pushes every event through, one file, in order; gives a `Transaction` at each one's end.
 
 use crate::binlog::body::{Query, gtid_list, rotate, table_map};
+use crate::binlog::draft::{Draft, is_transaction_control};
 use crate::binlog::event::{Event, FormatDescription, event_type};
 use crate::binlog::group::{Group, Groups, Step};
-use crate::binlog::statement::{StatementFacts, TableName, without_secrets};
 use crate::domain::gtid::BinlogState;
 use crate::domain::transaction::{Transaction, TransactionKind};
 use crate::error::{Error, ErrorKind};
-
-/// What stands between the statements of one transaction.
-const STATEMENT_SEPARATOR: &str = ";\n";
 
 /// Where and with what knowledge to go on in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +21,7 @@ pub(crate) struct ScanPoint {
 
 /// What an event was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Pushed {
+pub(crate) enum Pushed<T = Transaction> {
     /// Format description or Gtid_list: `format` and `state` are known now.
     Header,
     /// Part of a transaction that is not over.
@@ -32,7 +29,7 @@ pub(crate) enum Pushed {
     /// Nothing that changes data.
     Between,
     /// A transaction is over.
-    Transaction(Transaction),
+    Transaction(T),
     /// The file is closed and `next` follows it.
     Rotated { next: String },
     /// The file is closed: the server was shut down.
@@ -94,20 +91,41 @@ impl Scanner {
             // An incident is shipped like everything else; whoever replays it refuses.
             Step::Between | Step::Incident => Ok(Pushed::Between),
             Step::Begun(_) => {
-                self.draft = Draft { stamped_at: event.header.timestamp.into(), ..Draft::default() };
+                self.draft = Draft::begin(event.header.timestamp.into());
                 Ok(Pushed::Inside)
             }
             Step::Inside(group) => {
-                self.draft.add(event, group)?;
+                self.add(event, group)?;
                 Ok(Pushed::Inside)
             }
             Step::Ended(group) => {
-                self.draft.add(event, group)?;
+                self.add(event, group)?;
                 Ok(Pushed::Transaction(self.commit(event, group, observed_at)))
             }
             Step::Rotated => Ok(Pushed::Rotated { next: rotate(event)? }),
             Step::Stopped => Ok(Pushed::Stopped),
         }
+    }
+
+    fn add(&mut self, event: &Event<'_>, group: Group) -> Result<(), Error> {
+        let draft = &mut self.draft;
+        match event.header.event_type {
+            event_type::TABLE_MAP => {
+                let (schema, table) = table_map(event)?;
+                draft.add_table(schema, table);
+            }
+            event_type::ANNOTATE_ROWS => draft.add_text(event.body),
+            event_type::QUERY | event_type::QUERY_COMPRESSED | event_type::EXECUTE_LOAD_QUERY => {
+                let query = Query::parse(event)?;
+                if group.head.is_standalone() || !is_transaction_control(&query.text) {
+                    let is_destructive = draft.add_query(&query);
+                    draft.destructive |= is_destructive && !group.head.is_unfinished_alter();
+                }
+            }
+            other if event_type::is_rows(other) => draft.row_events = draft.row_events.saturating_add(1),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn commit(&mut self, event: &Event<'_>, group: Group, observed_at: i64) -> Transaction {
@@ -168,102 +186,4 @@ impl Scanner {
             state: self.state.clone(),
         })
     }
-}
-
-/// What is known of a transaction before its end.
-#[derive(Debug, Clone, Default)]
-struct Draft {
-    stamped_at: i64,
-    statement: String,
-    statement_is_full: bool,
-    default_schema: String,
-    tables: Vec<String>,
-    row_events: u32,
-    destructive: bool,
-    definition: bool,
-}
-
-impl Draft {
-    fn add(&mut self, event: &Event<'_>, group: Group) -> Result<(), Error> {
-        match event.header.event_type {
-            event_type::TABLE_MAP => {
-                let (schema, table) = table_map(event)?;
-                self.add_table(schema, table);
-            }
-            event_type::ANNOTATE_ROWS => self.add_text(event.body),
-            event_type::QUERY | event_type::QUERY_COMPRESSED | event_type::EXECUTE_LOAD_QUERY => {
-                let query = Query::parse(event)?;
-                if group.head.is_standalone() || !is_transaction_control(&query.text) {
-                    self.add_query(&query, group);
-                }
-            }
-            other if event_type::is_rows(other) => self.row_events = self.row_events.saturating_add(1),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn add_query(&mut self, query: &Query<'_>, group: Group) {
-        let facts = StatementFacts::of(&query.text, query.sql_mode);
-        if self.default_schema.is_empty() {
-            self.default_schema = String::from_utf8_lossy(query.schema).into_owned();
-        }
-        if facts.secret {
-            self.add_text(&without_secrets(&query.text, query.sql_mode));
-        } else {
-            self.add_text(&query.text);
-        }
-        self.destructive |= facts.destructive && !group.head.is_unfinished_alter();
-        self.definition |= facts.definition;
-        for TableName { schema, table } in &facts.tables {
-            self.add_table(schema.as_deref().map_or(query.schema, str::as_bytes), table.as_bytes());
-        }
-    }
-
-    fn add_table(&mut self, schema: &[u8], table: &[u8]) {
-        let is_same = |known: &String| {
-            let known = known.as_bytes();
-            known.len() == schema.len() + 1 + table.len()
-                && known.starts_with(schema)
-                && known.ends_with(table)
-                && known.get(schema.len()) == Some(&b'.')
-        };
-        // A transaction touches the same few tables again and again: the last one first.
-        if self.tables.len() >= Transaction::TABLES_MAX || self.tables.iter().rev().any(is_same) {
-            return;
-        }
-        let name = format!("{}.{}", String::from_utf8_lossy(schema), String::from_utf8_lossy(table));
-        // A name that is not UTF-8 is known by its replacement only.
-        if !self.tables.contains(&name) {
-            self.tables.push(name);
-        }
-    }
-
-    /// Adds a statement's text, as far as there is room for it.
-    fn add_text(&mut self, text: &[u8]) {
-        if self.statement_is_full {
-            return;
-        }
-        if !self.statement.is_empty() {
-            self.statement.push_str(STATEMENT_SEPARATOR);
-        }
-        // Cut by bytes before the conversion: a statement may have a gigabyte.
-        let room = Transaction::STATEMENT_MAX.saturating_sub(self.statement.len());
-        let text = text.trim_ascii();
-        self.statement_is_full = text.len() >= room;
-        self.statement.push_str(&String::from_utf8_lossy(text.get(..room).unwrap_or(text)));
-        // The conversion may have lengthened it, and the cut may have gone through a character.
-        while self.statement.len() > Transaction::STATEMENT_MAX
-            || (self.statement_is_full && self.statement.ends_with(char::REPLACEMENT_CHARACTER))
-        {
-            self.statement.pop();
-        }
-    }
-}
-
-/// Statements that stand in a transaction and say nothing about it.
-fn is_transaction_control(text: &[u8]) -> bool {
-    let starts: [&[u8]; 7] =
-        [b"COMMIT", b"ROLLBACK", b"BEGIN", b"SAVEPOINT ", b"XA START ", b"XA END ", b"RELEASE SAVEPOINT "];
-    starts.iter().any(|start| text.starts_with(start))
 }

@@ -66,7 +66,7 @@ pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) ->
 /// Finds the running process of a created server by the option file in its command line.
 pub(crate) fn find(defaults_file: &Path) -> Result<Option<ProcessHandle>, Error> {
     let argument = format!("--defaults-file={}", defaults_file.display());
-    // The backup tool and clients are given the same file.
+    // The backup tool and clients are given the same file. Every program takes it as its first argument only.
     find_process(&argument, |program| program.ends_with("mariadbd") || program.ends_with("mysqld"))
 }
 
@@ -81,10 +81,10 @@ fn find_process(wanted: &str, is_program: impl Fn(&str) -> bool) -> Result<Optio
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // A process may end while we look; then it is not the one.
         let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let mut words = command_line.split(|byte| *byte == 0);
-        let program = words.next().map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
-        if is_program(&program)
-            && words.any(|argument| argument == wanted.as_bytes())
+        // The program is not always the first word: a loader may have been told which to run. It stands before its arguments.
+        let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+        let program = words.iter().position(|argument| *argument == wanted.as_bytes()).and_then(|at| at.checked_sub(1));
+        if program.and_then(|at| words.get(at)).is_some_and(|word| is_program(&String::from_utf8_lossy(word)))
             && let Ok(Some(handle)) = ProcessHandle::of_pid(pid)
             && handle.is_alive()
         {
@@ -132,7 +132,7 @@ pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
 }
 
 fn start_error(server: &Server, run_dir: &Path, what: &str) -> Error {
-    let logs = ["mariadbd.log", "start.log"].map(|name| run_dir.join(name));
+    let logs = ["mariadbd.log", "mysqld.log", "start.log"].map(|name| run_dir.join(name));
     let said = logs.iter().find_map(|log| {
         let lines = last_lines(log, 4);
         let cause = lines.split(" | ").next().map(bare_line).filter(|line| !line.is_empty())?;

@@ -5,6 +5,8 @@ pub(crate) mod chunk;
 pub(crate) mod compression;
 pub(crate) mod coordinate;
 pub(crate) mod gtid;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
+pub(crate) mod gtid_set;
 pub(crate) mod id;
 pub(crate) mod instance;
 pub(crate) mod recovery;

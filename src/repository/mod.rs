@@ -67,10 +67,12 @@ use uuid::Uuid;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind};
 use crate::logging;
+use crate::repository::awaited::Awaited;
 use crate::repository::codec::{Codec, IdentitySource};
 use crate::repository::manifest::Manifest;
 use crate::storage::{self, Access, Body, ObjectStore, probe};
 
+mod awaited;
 #[cfg(test)]
 mod backup_tests;
 #[cfg(test)]
@@ -172,6 +174,21 @@ impl Repository {
             Some(marker) => Repository::with_marker(store, settings, &marker),
             None => Err(Error::new(ErrorKind::NotFound, format!("`{}` holds no repository of coffer", store.url()))
                 .hint("Check the address, and that its disk is mounted.")),
+        }
+    }
+
+    /// Opens the repository `id` at `url`. When its store is away, it is opened all the same: whatever is asked of it
+    /// looks for the store again, and fails as `Unavailable` until it is back. Another repository is `Refused`.
+    pub(crate) fn open_known(url: &str, settings: &Settings, id: Uuid) -> Result<Repository, Error> {
+        match Repository::open_existing(url, settings) {
+            Ok(repository) if repository.id == id => Ok(repository),
+            Ok(repository) => Err(other_repository(&repository.url())),
+            Err(err) if err.kind() == ErrorKind::Unavailable => {
+                logging::warn("repository", format_args!("{err} Until it is back, nothing is shipped or backed up."));
+                let store = Arc::new(Awaited::new(url, settings, id));
+                Repository::with_marker(store, settings, &Marker { format: FORMAT, id })
+            }
+            Err(err) => Err(err),
         }
     }
 
@@ -300,6 +317,12 @@ impl fmt::Debug for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Repository").field("url", &self.url()).field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// Why a repository of another id than the state's is not used.
+pub(crate) fn other_repository(url: &str) -> Error {
+    Error::new(ErrorKind::Refused, format!("the repository `{url}` is not the one this state directory belongs to"))
+        .hint("Set repository_url to the former one, or begin with a new state_dir.")
 }
 
 /// Refuses a place that holds anything but what a `coffer check` has left behind.

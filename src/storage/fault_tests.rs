@@ -69,12 +69,13 @@ fn survives_what_may_pass(store: &dyn ObjectStore, proxy: &Proxy, listing: &str)
     // A listing that ends too early is no short listing.
     assert_eq!(store.list("cut/", None, 100).unwrap().len(), 8);
     for bytes in [0, 1, 40, 300] {
-        proxy.rule(Rule::new(Change::truncate(bytes)).method("GET").target(listing));
-        let listed = store.list("cut/", None, 100);
-        assert!(listed.is_err(), "{bytes} bytes of a listing: {listed:?}");
+        proxy.rule(Rule::new(Change::truncate(bytes)).method("GET").target(listing).times(1));
+        // Whether it is asked for once more is the driver's choice.
+        let listed = store.list("cut/", None, 100).map(|listed| listed.len());
+        assert!(listed.as_ref().map_or(true, |count| *count == 8), "{bytes} bytes of a listing: {listed:?}");
         proxy.mend();
+        assert_eq!(store.list("cut/", None, 100).unwrap().len(), 8);
     }
-    assert_eq!(store.list("cut/", None, 100).unwrap().len(), 8);
 }
 
 #[test]

@@ -189,3 +189,20 @@ fn shipping_says_that_it_waits_and_loses_nothing() {
     scene.instance.recover(&json!({"latest": true}));
     sql::assert_same(&sql::contents(&mut scene.instance.conn(), load::SCHEMA), &expected, "after the outage");
 }
+
+#[test]
+fn coffer_starts_without_its_repository_and_waits_for_it() {
+    let mut scene = Scene::new("begun-without");
+    scene.appliance.stop();
+    scene.take_away();
+    scene.appliance.resume(&[]);
+    wait_for("shipping to say what it waits for", SOON, || {
+        let shipping = scene.instance.view()["shipping"].clone();
+        (shipping["state"] == "failing" && shipping["message"].to_string().contains("repository")).then_some(())
+    });
+    let gtid = sql::commit(&mut scene.instance.conn(), "CREATE TABLE shop.meanwhile (id INT PRIMARY KEY)");
+    assert!(!scene.appliance.repository.exists(), "nothing is begun in its place");
+    scene.bring_back();
+    scene.instance.wait_shipped(&gtid);
+    scene.instance.backup("as before");
+}

@@ -1,8 +1,13 @@
 //! Faults between coffer and a real store, and in what lies there: what may pass is survived, what may not is named, and
 //! the serving database is as it was.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::json;
 
+use crate::harness::appliance::{BINARY, Said, said};
 use crate::harness::instance::{Instance, ROOT, TASK_MAX};
 use crate::harness::proxy::{Change, Cut, How, Rule, Way};
 use crate::harness::remote::{PREFIX, Remote};
@@ -30,6 +35,22 @@ impl Scene {
         Scene { remote, instance, before }
     }
 
+    /// `coffer rebuild` with a state directory that is new each time.
+    fn rebuild_elsewhere(&self) -> Said {
+        let (bed, store) = (&self.remote.appliance.bed, &self.remote.store);
+        let (state, config) = (bed.path("bare"), bed.path("bare.toml"));
+        let _ = fs::remove_dir_all(&state);
+        let credentials = bed.path("credentials.toml");
+        let (url, at) = (store.url(PREFIX), |path: &Path| path.display().to_string());
+        let text = format!(
+            "state_dir = \"{}\"\nrepository_url = \"{url}\"\n[repository]\ncredentials_file = \"{}\"\n",
+            at(&state),
+            at(&credentials)
+        );
+        fs::write(&config, text).unwrap();
+        said(Command::new(BINARY).args(["rebuild", &url]).arg("--config").arg(&config))
+    }
+
     #[track_caller]
     fn assert_untouched(&self, what: &str) {
         sql::assert_same(&sql::contents(&mut self.instance.conn(), "shop"), &self.before, what);
@@ -55,6 +76,7 @@ impl Scene {
             let id = reply.json()["recovery"]["recovery_id"].as_str().unwrap().to_owned();
             let view = self.instance.wait_recovery(&id, "FAILED");
             self.instance.wait_active();
+            assert!(view["fault"].is_object(), "{what}: {view}");
             view["fault"].to_string()
         } else {
             reply.fault(reply.status)
@@ -183,6 +205,22 @@ fn what_is_wrong_in_the_bucket_is_named_and_nothing_is_replaced() {
         assert!(scene.remote.appliance.log_text().contains("coffer.json"), "{}", scene.remote.appliance.log_text());
     }
     scene.remote.store.replace(&marker, &good);
+
+    // A bare host looks at everything else.
+    for kind in ["/timelines/", "/settings-", "/recoveries/"] {
+        let key = scene.remote.objects(&[kind]).pop().unwrap_or_else(|| panic!("no object {kind}"));
+        let good = scene.remote.store.object(&key).unwrap();
+        let mut flipped = good.clone();
+        flip(&mut flipped);
+        scene.remote.store.replace(&key, &flipped);
+        let told = scene.rebuild_elsewhere();
+        scene.remote.store.replace(&key, &good);
+        let name = key.rsplit('/').next().unwrap();
+        assert!(told.code == 1 && (told.stdout.clone() + &told.stderr).contains(name), "one bit of {key}: {told:?}");
+    }
+    let told = scene.rebuild_elsewhere();
+    assert_eq!(told.code, 0, "{told:?}");
+
     scene.remote.appliance.resume(&[]);
     scene.instance.wait_active();
     scene.assert_untouched("at the end");

@@ -372,8 +372,11 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
     }
     walk.shipper.resume();
     walk.journal.outcome.inspect_socket = None;
+    if !aborted {
+        // Ahead of the state, so that nobody ever sees a failure without its reason.
+        walk.journal.mirror(walk.context, Some(&fault))?;
+    }
     walk.enter(if aborted { Event::Aborted } else { Event::Failed })?;
-    walk.journal.mirror(walk.context, (!aborted).then_some(&fault))?;
     for name in ["new", "pieces", "relay"] {
         let leftover = walk.dir().join(name);
         if leftover.exists()

@@ -199,7 +199,10 @@ impl Container {
         if !answer.is_success() {
             return Err(self.refusal(answer));
         }
-        Ok(parse_page(&answer.small_body()?, prefix, marker)?)
+        // Some stores say so for none. Nothing at all in another answer is an answer that was lost.
+        let is_none = answer.status() == 204;
+        let body = answer.small_body()?;
+        if is_none { Ok(Vec::new()) } else { Ok(parse_page(&body, prefix, marker)?) }
     }
 
     /// What the cluster offers; asked once.

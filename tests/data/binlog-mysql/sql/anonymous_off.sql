@@ -1,0 +1,2 @@
+begin; insert into t values (3); insert into t values (4); commit;
+alter table t add column w int;

@@ -1,0 +1,10 @@
+create table orders (id int primary key auto_increment, customer varchar(400), total decimal(10,2));
+create table items (order_id int, n int, what text, primary key(order_id,n));
+set session binlog_transaction_compression=1;
+insert into orders (customer) values (repeat('ann',100)),(repeat('bob',100));
+begin; insert into orders (customer) values (repeat('dee',100)); insert into items values (3,1,repeat('tea',300)); update orders set total=9; commit;
+set session binlog_rows_query_log_events=1; delete from items where order_id = 3; set session binlog_rows_query_log_events=0;
+set session binlog_format=statement; update orders set customer = concat(customer, repeat('z', 50)); set session binlog_format=row;
+alter table orders add column note varchar(20);
+insert into orders (customer) with recursive s(n) as (select 1 union all select n + 1 from s where n < 900) select repeat(char(97 + n % 20), 300) from s;
+drop table items;

@@ -1,0 +1,16 @@
+create table orders (id int primary key auto_increment, customer varchar(40), total decimal(10,2));
+create view v as select * from orders;
+alter table orders add column note varchar(20) default null;
+/* comment */ alter table orders drop column note;
+truncate table orders;
+rename table orders to orders2; rename table orders2 to orders;
+create user u1@localhost identified by 'pw'; alter user u1@localhost identified by 'other'; grant select on shop.* to u1@localhost; drop user u1@localhost;
+create table p (a int) partition by range (a) (partition p0 values less than (10), partition p1 values less than maxvalue);
+alter table p drop partition p0; alter table p truncate partition p1; drop table p;
+create database gone; drop database gone;
+create index ix on orders(customer); alter table orders drop index ix, algorithm=inplace; analyze table orders; optimize table orders;
+create event e on schedule every 1 day do delete from orders; alter event e disable; drop event e;
+set sql_mode='ANSI_QUOTES'; create table "quo ted" (a int); drop table "quo ted"; set sql_mode=default;
+create table `a``b` (a int); drop table `a``b`;
+drop view v; drop table orders;
+flush privileges;

@@ -1,0 +1,15 @@
+create table orders (id int primary key auto_increment, customer varchar(40), total decimal(10,2));
+create table log_m (id int primary key auto_increment, t varchar(100)) engine=myisam;
+set session binlog_format=STATEMENT;
+insert into orders(customer,total) values ('ann',rand()*10);
+set @u='bob'; insert into orders(customer) values (@u);
+begin; insert into orders(customer) values ('c1'); insert into orders(customer) values (concat(@u,'2')); update orders set total=3; commit;
+begin; delete from orders where id=1; rollback;
+insert into log_m(t) values ('m1'); insert into log_m(t) select customer from orders;
+create temporary table tt (a int); insert into tt values (1),(2); insert into orders(customer) select concat('t',a) from tt; drop temporary table tt;
+load data infile '/tmp/coffer-load.csv' into table orders fields terminated by ',' (id, customer) set id=null;
+begin; insert into orders(customer) values ('x'); savepoint s; delete from orders where id=2; rollback to s; commit;
+create table copy1 as select * from orders where customer <> @u;
+set session binlog_format=MIXED;
+insert into orders(customer) values (uuid());
+truncate orders; drop table copy1;
