@@ -124,7 +124,10 @@ fn a_host_without_the_identity_backs_up_and_ships_and_recovers_once_it_has_it() 
 fn assert_bucket_tells_nothing(repository: &Path) {
     for path in files_below(repository) {
         let Ok(bytes) = fs::read(&path) else { continue }; // Written to its end meanwhile, and under its name.
-        for word in ["secret_customers", "Eve", "Mallory", "shop"] {
+        // A short word comes up by chance in some megabytes of what is encrypted.
+        let is_encrypted = path.extension().is_some_and(|end| end == "age");
+        for word in ["secret_customers", "Mallory", "shop", "Eve"].iter().filter(|word| word.len() > 6 || !is_encrypted)
+        {
             let found = bytes.windows(word.len()).any(|part| part == word.as_bytes());
             assert!(!found, "{} shows `{word}`", path.display());
         }
