@@ -65,6 +65,9 @@ struct Places {
     /// ... and the one that is read next: everything before it has been taken.
     taken: usize,
     fetched: BTreeMap<usize, Result<Vec<u8>, Error>>,
+    /// Memory of parts that have been read. It goes round: asked for anew each time, it would be kept by each thread's
+    /// allocator beside the others.
+    spare: Vec<Vec<u8>>,
     /// Nothing more is wanted.
     stopped: bool,
 }
@@ -92,7 +95,13 @@ impl BackupReader {
             repository: repository.clone(),
             parts: manifest.parts.clone(),
             cancelled,
-            places: Mutex::new(Places { begin: first, taken: first, fetched: BTreeMap::new(), stopped: false }),
+            places: Mutex::new(Places {
+                begin: first,
+                taken: first,
+                fetched: BTreeMap::new(),
+                spare: Vec::new(),
+                stopped: false,
+            }),
             moved: Condvar::new(),
             given_up: Arc::new(AtomicBool::new(false)),
         });
@@ -131,8 +140,7 @@ impl BackupReader {
             }
             return Ok(false);
         }
-        self.part = Vec::new(); // Freed before the next is there.
-        self.part = self.line.take(self.next)?;
+        self.part = self.line.take(self.next, std::mem::take(&mut self.part))?;
         self.part_read = 0;
         self.next += 1;
         if let Some(hash) = &mut self.hash {
@@ -206,7 +214,8 @@ impl Line {
             let stored_part = patience::unless(&self.given_up, || fetch_stored(&self.repository, part, &mut stored));
             let fetched = stored_part.and_then(|()| {
                 // Until it is this part's turn, its stored form is the smaller one to keep.
-                if self.wait_for_room(index) { unpack(&self.repository, part, &stored) } else { Err(given_up()) }
+                let mut raw = self.wait_for_room(index)?;
+                unpack(&self.repository, part, &stored, &mut raw).map(|()| raw)
             });
             let has_failed = fetched.is_err();
             self.lock().fetched.insert(index, fetched);
@@ -227,18 +236,19 @@ impl Line {
         Some(places.begin - 1)
     }
 
-    /// Waits until the part may take the memory of its raw form. False when nobody wants it any more.
-    fn wait_for_room(&self, index: usize) -> bool {
+    /// Waits until the part may have the memory for its raw form. Fails when nobody wants it any more.
+    fn wait_for_room(&self, index: usize) -> Result<Vec<u8>, Error> {
         let mut places = self.lock();
         while !places.stopped && index >= places.taken + UNPACKED_MAX {
             places = self.moved.wait(places).unwrap_or_else(PoisonError::into_inner);
         }
-        !places.stopped
+        if places.stopped { Err(given_up()) } else { Ok(places.spare.pop().unwrap_or_default()) }
     }
 
-    /// The raw bytes of a part, which is the one that is read next.
-    fn take(&self, index: usize) -> Result<Vec<u8>, Error> {
+    /// The raw bytes of a part, which is the one that is read next; `read` are those of the one before it.
+    fn take(&self, index: usize, read: Vec<u8>) -> Result<Vec<u8>, Error> {
         let mut places = self.lock();
+        places.spare.push(read);
         loop {
             if let Some(fetched) = places.fetched.remove(&index) {
                 // Taken, and being read: one more may be unpacked meanwhile.
@@ -309,12 +319,12 @@ pub(super) fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Ve
     Ok(())
 }
 
-/// The raw bytes of a part whose stored bytes have their digest. `Refused` when nothing here opens it.
-pub(super) fn unpack(repository: &Repository, part: &Part, stored: &[u8]) -> Result<Vec<u8>, Error> {
+/// Replaces `raw` by the raw bytes of a part whose stored bytes have their digest. `Refused` when nothing here opens it.
+pub(super) fn unpack(repository: &Repository, part: &Part, stored: &[u8], raw: &mut Vec<u8>) -> Result<(), Error> {
     let raw_bytes = usize::try_from(part.raw_bytes)
         .map_err(|_| repository.corrupt(&part.key, "its sizes in the manifest cannot be"))?;
     let name = layout::name_of_part(&part.key);
-    repository.codec.unpack(name, stored, raw_bytes).map_err(|err| match err.kind() {
+    repository.codec.unpack_into(name, stored, raw_bytes, raw).map_err(|err| match err.kind() {
         ErrorKind::Corrupt => repository.corrupt(&part.key, err.message()),
         ErrorKind::Refused => repository.locked(&part.key, &[], &err.message()),
         _ => err,

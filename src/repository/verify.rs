@@ -26,7 +26,7 @@ impl Repository {
     pub(crate) fn verify_part(&self, part: &Part) -> Result<Proof, Error> {
         let mut stored = Vec::new();
         fetch_stored(self, part, &mut stored)?;
-        match unpack(self, part, &stored) {
+        match unpack(self, part, &stored, &mut Vec::new()) {
             Ok(_) => Ok(Proof::Contents),
             Err(err) if err.kind() == ErrorKind::Refused => Ok(Proof::Stored),
             Err(err) => Err(err),

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::codec::Packer;
 use super::manifest::{PART_BYTES, Part};
-use super::resume::PartJournal;
+use super::resume::{Fingerprint, PartJournal};
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::{Error, ErrorKind};
@@ -68,7 +68,7 @@ struct RawPart {
     number: u32,
     bytes: Vec<u8>,
     /// Where it was looked up in the journal already.
-    raw_sha256: Option<String>,
+    fingerprint: Option<Fingerprint>,
     /// As an earlier try has stored it.
     stored_before: Option<Part>,
 }
@@ -76,7 +76,7 @@ struct RawPart {
 /// A part as it is to be stored.
 struct PackedPart {
     number: u32,
-    raw_sha256: Option<String>,
+    fingerprint: Option<Fingerprint>,
     part: Part,
     bytes: Vec<u8>,
 }
@@ -307,27 +307,27 @@ impl Shared {
         let too_many = || Error::new(ErrorKind::Internal, "a backup of more parts than there are numbers");
         let far = || (last / NUMBER_STEP + 1).checked_mul(NUMBER_STEP).ok_or_else(too_many);
         let Some(journal) = self.journal.as_ref().filter(|journal| journal.known() > 0) else {
-            return Ok(RawPart { number: far()?, bytes, raw_sha256: None, stored_before: None });
+            return Ok(RawPart { number: far()?, bytes, fingerprint: None, stored_before: None });
         };
-        let raw_sha256 = sha256_hex(&bytes);
-        let (number, stored_before) = match journal.find(&raw_sha256, last) {
+        let fingerprint = journal.fingerprint(&bytes);
+        let (number, stored_before) = match journal.find(fingerprint, last) {
             Some((number, part)) => (number, Some(part.clone())),
             None if journal.goes_beyond(last) => (last.checked_add(1).ok_or_else(too_many)?, None),
             None => (far()?, None),
         };
-        Ok(RawPart { number, bytes, raw_sha256: Some(raw_sha256), stored_before })
+        Ok(RawPart { number, bytes, fingerprint: Some(fingerprint), stored_before })
     }
 
     fn put_part(&self, packed: PackedPart) -> Result<Vec<u8>, Error> {
-        let PackedPart { number, raw_sha256, part, bytes } = packed;
-        self.repository.store.put(&part.key, Body::Bytes(&bytes))?;
+        let PackedPart { number, fingerprint, part, bytes } = packed;
+        self.repository.store.put(&part.key, Body::Hashed { bytes: &bytes, sha256: &part.sha256 })?;
         let size = self.repository.store.size(&part.key)?;
         if size != Some(part.stored_bytes) {
             let why = format!("{} bytes were stored, it has {size:?}", part.stored_bytes);
             return Err(self.repository.corrupt(&part.key, why));
         }
-        if let (Some(journal), Some(raw_sha256)) = (&self.journal, raw_sha256) {
-            journal.note(number, raw_sha256, &part)?;
+        if let (Some(journal), Some(fingerprint)) = (&self.journal, fingerprint) {
+            journal.note(number, fingerprint, &part)?;
         }
         self.count(number, part);
         Ok(bytes)
@@ -379,10 +379,8 @@ impl Packing {
             shared.count(raw.number, part);
             return Ok(true);
         }
-        let raw_sha256 = match raw.raw_sha256.take() {
-            None => shared.journal.is_some().then(|| sha256_hex(&raw.bytes)),
-            known => known,
-        };
+        let fresh = || shared.journal.as_ref().map(|journal| journal.fingerprint(&raw.bytes));
+        let fingerprint = raw.fingerprint.or_else(fresh);
         let Ok(mut bytes) = self.stored_empty.recv() else { return Ok(false) };
         let name = layout::part_name(shared.instance, shared.backup, raw.number);
         packer.pack(&name, &raw.bytes, &mut bytes)?;
@@ -393,7 +391,7 @@ impl Packing {
             stored_bytes: bytes.len() as u64,
             sha256,
         };
-        Ok(self.packed.send(PackedPart { number: raw.number, raw_sha256, part, bytes }).is_ok())
+        Ok(self.packed.send(PackedPart { number: raw.number, fingerprint, part, bytes }).is_ok())
     }
 }
 
