@@ -29,9 +29,9 @@ use crate::clock::Deadline;
 use crate::error::{Error, ErrorKind, io_error};
 use watch::{Ended, Tail, Watch, Why};
 
-/// How long `run` lets a child live that was given no deadline.
 /// A stream comes in large pieces: with the usual 64 KiB both sides would wake up sixteen times as often.
 const PIPE_BYTES: usize = 1024 * 1024;
+/// How long `run` lets a child live that was given no deadline.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(60);
 /// Bytes of stdout `run` keeps; a child that writes more has gone mad.
 const STDOUT_BYTES_MAX: usize = 4 << 20;

@@ -75,6 +75,7 @@ use crate::storage::{self, Access, Body, ObjectStore, probe};
 mod backup_tests;
 #[cfg(test)]
 pub(crate) mod bench;
+mod block;
 pub(crate) mod chunk;
 pub(crate) mod codec;
 #[cfg(test)]
