@@ -18,7 +18,7 @@ use crate::storage::Body;
 /// Raw bytes of every part but the last.
 pub(crate) const PART_BYTES: usize = 8 * 1024 * 1024;
 /// A part that cannot be compressed grows by less than this.
-const PART_OVERHEAD_MAX: usize = 64 * 1024;
+pub(super) const PART_OVERHEAD_MAX: usize = 64 * 1024;
 /// A million parts, 8 TiB of data, need about as much.
 const MANIFEST_BYTES_MAX: u64 = 400 * 1024 * 1024;
 const LIST_PAGE: usize = 10_000;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::block::Block;
 use super::manifest::{Manifest, Part};
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
@@ -32,7 +33,7 @@ pub(crate) struct BackupReader {
     threads: Vec<JoinHandle<()>>,
     /// The part that is taken next.
     next: usize,
-    part: Vec<u8>,
+    part: Option<Block>,
     part_read: usize,
     /// Of the whole stream; `None` when it is not read from its start.
     hash: Option<Sha256>,
@@ -64,7 +65,10 @@ struct Places {
     begin: usize,
     /// ... and the one that is read next: everything before it has been taken.
     taken: usize,
-    fetched: BTreeMap<usize, Result<Vec<u8>, Error>>,
+    fetched: BTreeMap<usize, Result<Block, Error>>,
+    /// Memory of parts that have been read. It goes round: asked for anew each time, it would be kept by each thread's
+    /// allocator beside the others.
+    spare: Vec<Block>,
     /// Nothing more is wanted.
     stopped: bool,
 }
@@ -92,7 +96,13 @@ impl BackupReader {
             repository: repository.clone(),
             parts: manifest.parts.clone(),
             cancelled,
-            places: Mutex::new(Places { begin: first, taken: first, fetched: BTreeMap::new(), stopped: false }),
+            places: Mutex::new(Places {
+                begin: first,
+                taken: first,
+                fetched: BTreeMap::new(),
+                spare: Vec::new(),
+                stopped: false,
+            }),
             moved: Condvar::new(),
             given_up: Arc::new(AtomicBool::new(false)),
         });
@@ -100,7 +110,7 @@ impl BackupReader {
             line: Arc::clone(&line),
             threads: Vec::new(),
             next: first,
-            part: Vec::new(),
+            part: None,
             part_read: 0,
             hash: (offset == 0).then(Sha256::new),
             sha256: manifest.sha256.clone(),
@@ -131,13 +141,13 @@ impl BackupReader {
             }
             return Ok(false);
         }
-        self.part = Vec::new(); // Freed before the next is there.
-        self.part = self.line.take(self.next)?;
+        let part = self.line.take(self.next, self.part.take())?;
         self.part_read = 0;
         self.next += 1;
         if let Some(hash) = &mut self.hash {
-            hash.update(&self.part);
+            hash.update(&part[..]);
         }
+        self.part = Some(part);
         Ok(true)
     }
 }
@@ -170,7 +180,8 @@ impl Read for BackupReader {
                     return Err(io::Error::other(Error::new(ErrorKind::Internal, what)));
                 }
             }
-            let read = self.part.get(self.part_read..).unwrap_or_default().read(buf)?;
+            let read =
+                self.part.as_deref().and_then(|part| part.get(self.part_read..)).unwrap_or_default().read(buf)?;
             if read > 0 {
                 self.part_read += read;
                 return Ok(read);
@@ -200,13 +211,18 @@ impl Line {
     /// A thread's life: one part after the other until there are no more, or until one fails.
     fn fetch_parts(&self) {
         let _watch = PanicWatch(self);
-        let mut stored = Vec::new();
+        let mut stored = Block::new();
         while let Some(index) = self.begin() {
             let Some(part) = self.parts.get(index) else { return };
-            let stored_part = patience::unless(&self.given_up, || fetch_stored(&self.repository, part, &mut stored));
-            let fetched = stored_part.and_then(|()| {
+            let fetched = match &mut stored {
+                Ok(stored) => patience::unless(&self.given_up, || fetch_stored(&self.repository, part, stored))
+                    .map(|()| &stored[..]),
+                Err(err) => Err(Error::new(err.kind(), err.message())),
+            };
+            let fetched = fetched.and_then(|stored| {
                 // Until it is this part's turn, its stored form is the smaller one to keep.
-                if self.wait_for_room(index) { unpack(&self.repository, part, &stored) } else { Err(given_up()) }
+                let mut raw = self.wait_for_room(index)?;
+                unpack(&self.repository, part, stored, &mut raw).map(|()| raw)
             });
             let has_failed = fetched.is_err();
             self.lock().fetched.insert(index, fetched);
@@ -227,18 +243,22 @@ impl Line {
         Some(places.begin - 1)
     }
 
-    /// Waits until the part may take the memory of its raw form. False when nobody wants it any more.
-    fn wait_for_room(&self, index: usize) -> bool {
+    /// Waits until the part may have the memory for its raw form. Fails when nobody wants it any more.
+    fn wait_for_room(&self, index: usize) -> Result<Block, Error> {
         let mut places = self.lock();
         while !places.stopped && index >= places.taken + UNPACKED_MAX {
             places = self.moved.wait(places).unwrap_or_else(PoisonError::into_inner);
         }
-        !places.stopped
+        if places.stopped {
+            return Err(given_up());
+        }
+        places.spare.pop().map_or_else(Block::new, Ok)
     }
 
-    /// The raw bytes of a part, which is the one that is read next.
-    fn take(&self, index: usize) -> Result<Vec<u8>, Error> {
+    /// The raw bytes of a part, which is the one that is read next; `read` are those of the one before it.
+    fn take(&self, index: usize, read: Option<Block>) -> Result<Block, Error> {
         let mut places = self.lock();
+        places.spare.extend(read);
         loop {
             if let Some(fetched) = places.fetched.remove(&index) {
                 // Taken, and being read: one more may be unpacked meanwhile.
@@ -285,19 +305,16 @@ fn given_up() -> Error {
 }
 
 /// Replaces `stored` by the part as it lies in the store, once that has its digest.
-pub(super) fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Vec<u8>) -> Result<(), Error> {
+pub(super) fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Block) -> Result<(), Error> {
     let stored_bytes = usize::try_from(part.stored_bytes)
         .map_err(|_| repository.corrupt(&part.key, "its sizes in the manifest cannot be"))?;
     let object = repository.store.get(&part.key).map_err(|err| match err.kind() {
         ErrorKind::NotFound => repository.corrupt(&part.key, "the part is missing"),
         _ => err,
     })?;
-    stored.clear();
     // One byte more than there may be, so that a longer object is seen.
-    stored.reserve_exact(stored_bytes + 1);
-    object
-        .take(part.stored_bytes + 1)
-        .read_to_end(stored)
+    stored
+        .fill(object.take(part.stored_bytes + 1))
         .map_err(|err| error_of(err, &format!("unable to read `{}`", repository.location(&part.key))))?;
     if stored.len() != stored_bytes {
         let has = if stored.len() > stored_bytes { "more".to_owned() } else { stored.len().to_string() };
@@ -309,12 +326,12 @@ pub(super) fn fetch_stored(repository: &Repository, part: &Part, stored: &mut Ve
     Ok(())
 }
 
-/// The raw bytes of a part whose stored bytes have their digest. `Refused` when nothing here opens it.
-pub(super) fn unpack(repository: &Repository, part: &Part, stored: &[u8]) -> Result<Vec<u8>, Error> {
+/// Replaces `raw` by the raw bytes of a part whose stored bytes have their digest. `Refused` when nothing here opens it.
+pub(super) fn unpack(repository: &Repository, part: &Part, stored: &[u8], raw: &mut Block) -> Result<(), Error> {
     let raw_bytes = usize::try_from(part.raw_bytes)
         .map_err(|_| repository.corrupt(&part.key, "its sizes in the manifest cannot be"))?;
     let name = layout::name_of_part(&part.key);
-    repository.codec.unpack(name, stored, raw_bytes).map_err(|err| match err.kind() {
+    repository.codec.unpack_into(name, stored, raw.reset(raw_bytes)).map_err(|err| match err.kind() {
         ErrorKind::Corrupt => repository.corrupt(&part.key, err.message()),
         ErrorKind::Refused => repository.locked(&part.key, &[], &err.message()),
         _ => err,

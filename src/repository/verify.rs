@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::block::Block;
 use super::chunk::{ChunkReader, Measured};
 use super::codec::Fault;
 use super::manifest::{Manifest, Part};
@@ -24,9 +25,9 @@ pub(crate) enum Proof {
 impl Repository {
     /// Reads the whole part. `Corrupt`, naming it, when it is not what the manifest says.
     pub(crate) fn verify_part(&self, part: &Part) -> Result<Proof, Error> {
-        let mut stored = Vec::new();
+        let mut stored = Block::new()?;
         fetch_stored(self, part, &mut stored)?;
-        match unpack(self, part, &stored) {
+        match unpack(self, part, &stored, &mut Block::new()?) {
             Ok(_) => Ok(Proof::Contents),
             Err(err) if err.kind() == ErrorKind::Refused => Ok(Proof::Stored),
             Err(err) => Err(err),

@@ -15,12 +15,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sha2::{Digest, Sha256};
 
+use super::block::Block;
 use super::codec::Packer;
 use super::manifest::{PART_BYTES, Part};
-use super::resume::PartJournal;
+use super::resume::{Fingerprint, PartJournal};
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, error_of};
 use crate::storage::{Body, patience};
 
 const PACKERS: usize = 2;
@@ -46,7 +47,8 @@ pub(crate) struct Transferred {
 ///
 /// Dropped without `finish` it ends its threads and leaves the parts that were stored.
 pub(crate) struct BackupWriter {
-    buffer: Vec<u8>,
+    /// The part that is being filled; gone once writing has failed.
+    buffer: Option<Block>,
     hash: Sha256,
     sha256: Option<String>,
     raw_bytes: u64,
@@ -61,14 +63,14 @@ pub(crate) struct BackupWriter {
 /// The writer's end of the pipeline.
 struct Pipeline {
     full: Sender<RawPart>,
-    empty: Receiver<Vec<u8>>,
+    empty: Receiver<Block>,
 }
 
 struct RawPart {
     number: u32,
-    bytes: Vec<u8>,
+    bytes: Block,
     /// Where it was looked up in the journal already.
-    raw_sha256: Option<String>,
+    fingerprint: Option<Fingerprint>,
     /// As an earlier try has stored it.
     stored_before: Option<Part>,
 }
@@ -76,9 +78,9 @@ struct RawPart {
 /// A part as it is to be stored.
 struct PackedPart {
     number: u32,
-    raw_sha256: Option<String>,
+    fingerprint: Option<Fingerprint>,
     part: Part,
-    bytes: Vec<u8>,
+    bytes: Block,
 }
 
 struct Shared {
@@ -114,7 +116,7 @@ impl BackupWriter {
             transferred: Arc::new(Transferred::default()),
         });
         let mut writer = BackupWriter {
-            buffer: Vec::with_capacity(PART_BYTES),
+            buffer: Some(Block::new()?),
             hash: Sha256::new(),
             sha256: None,
             raw_bytes: 0,
@@ -138,11 +140,11 @@ impl BackupWriter {
         let (packed, to_put) = bounded(stored_buffers);
         let (stored_back, stored_empty) = bounded(stored_buffers);
         for _ in 1..RAW_BUFFERS {
-            // One more is the writer's own. Each gets its memory when it is first filled.
-            let _ = raw_back.send(Vec::new());
+            // One more is the writer's own.
+            let _ = raw_back.send(Block::new()?);
         }
         for _ in 0..stored_buffers {
-            let _ = stored_back.send(Vec::new());
+            let _ = stored_back.send(Block::new()?);
         }
         self.pipeline = Some(Pipeline { full, empty });
         for nth in 0..PACKERS {
@@ -181,7 +183,7 @@ impl BackupWriter {
         if self.pipeline.is_none() {
             return Err(self.failure());
         }
-        if !self.buffer.is_empty() {
+        if self.buffered() > 0 {
             self.send_part()?;
         }
         self.check()?;
@@ -211,12 +213,13 @@ impl BackupWriter {
     /// Ends a part here, unless it would be a small one. Another try of the same backup can find again what it has
     /// stored only if it cuts its stream, which begins with other bytes, at the same places.
     pub(crate) fn cut(&mut self) -> Result<(), Error> {
-        if self.buffer.len() < PART_BYTES_MIN { Ok(()) } else { self.send_part() }
+        if self.buffered() < PART_BYTES_MIN { Ok(()) } else { self.send_part() }
     }
 
     /// Hands the full buffer over and waits for an empty one.
     fn send_part(&mut self) -> Result<(), Error> {
-        let raw = self.shared.place(std::mem::take(&mut self.buffer), self.last_number)?;
+        let Some(buffer) = self.buffer.take() else { return Err(self.failure()) };
+        let raw = self.shared.place(buffer, self.last_number)?;
         self.last_number = raw.number;
         self.parts_sent += 1;
         let Some(pipeline) = &self.pipeline else { return Err(self.failure()) };
@@ -226,13 +229,17 @@ impl BackupWriter {
             self.check()?;
             match pipeline.empty.recv_timeout(NOTICE_AFTER) {
                 Ok(buffer) => {
-                    self.buffer = buffer;
+                    self.buffer = Some(buffer);
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
             }
         }
+    }
+
+    fn buffered(&self) -> usize {
+        self.buffer.as_ref().map_or(0, |buffer| buffer.len())
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -264,14 +271,16 @@ impl BackupWriter {
 
 impl Write for BackupWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let free = PART_BYTES.saturating_sub(self.buffer.len());
+        let free = PART_BYTES.saturating_sub(self.buffered());
         let taken = buf.get(..free).unwrap_or(buf);
         self.hash.update(taken);
-        self.buffer.reserve_exact(PART_BYTES.saturating_sub(self.buffer.len()));
-        self.buffer.extend_from_slice(taken);
+        match &mut self.buffer {
+            Some(buffer) => buffer.write_all(taken)?,
+            None => return Err(io::Error::other(self.failure())),
+        }
         self.raw_bytes += taken.len() as u64;
         self.shared.transferred.raw.fetch_add(taken.len() as u64, Ordering::Relaxed);
-        if self.buffer.len() >= PART_BYTES {
+        if self.buffered() >= PART_BYTES {
             self.send_part().map_err(io::Error::other)?;
         }
         Ok(taken.len())
@@ -303,31 +312,31 @@ impl Shared {
 
     /// Gives the part behind the one with number `last` its own: that of the same bytes in an earlier try, if there are
     /// any further on, else a new one, with room for more between it and the last, or without when earlier ones follow.
-    fn place(&self, bytes: Vec<u8>, last: u32) -> Result<RawPart, Error> {
+    fn place(&self, bytes: Block, last: u32) -> Result<RawPart, Error> {
         let too_many = || Error::new(ErrorKind::Internal, "a backup of more parts than there are numbers");
         let far = || (last / NUMBER_STEP + 1).checked_mul(NUMBER_STEP).ok_or_else(too_many);
         let Some(journal) = self.journal.as_ref().filter(|journal| journal.known() > 0) else {
-            return Ok(RawPart { number: far()?, bytes, raw_sha256: None, stored_before: None });
+            return Ok(RawPart { number: far()?, bytes, fingerprint: None, stored_before: None });
         };
-        let raw_sha256 = sha256_hex(&bytes);
-        let (number, stored_before) = match journal.find(&raw_sha256, last) {
+        let fingerprint = journal.fingerprint(&bytes);
+        let (number, stored_before) = match journal.find(fingerprint, last) {
             Some((number, part)) => (number, Some(part.clone())),
             None if journal.goes_beyond(last) => (last.checked_add(1).ok_or_else(too_many)?, None),
             None => (far()?, None),
         };
-        Ok(RawPart { number, bytes, raw_sha256: Some(raw_sha256), stored_before })
+        Ok(RawPart { number, bytes, fingerprint: Some(fingerprint), stored_before })
     }
 
-    fn put_part(&self, packed: PackedPart) -> Result<Vec<u8>, Error> {
-        let PackedPart { number, raw_sha256, part, bytes } = packed;
-        self.repository.store.put(&part.key, Body::Bytes(&bytes))?;
+    fn put_part(&self, packed: PackedPart) -> Result<Block, Error> {
+        let PackedPart { number, fingerprint, part, bytes } = packed;
+        self.repository.store.put(&part.key, Body::Hashed { bytes: &bytes, sha256: &part.sha256 })?;
         let size = self.repository.store.size(&part.key)?;
         if size != Some(part.stored_bytes) {
             let why = format!("{} bytes were stored, it has {size:?}", part.stored_bytes);
             return Err(self.repository.corrupt(&part.key, why));
         }
-        if let (Some(journal), Some(raw_sha256)) = (&self.journal, raw_sha256) {
-            journal.note(number, raw_sha256, &part)?;
+        if let (Some(journal), Some(fingerprint)) = (&self.journal, fingerprint) {
+            journal.note(number, fingerprint, &part)?;
         }
         self.count(number, part);
         Ok(bytes)
@@ -342,8 +351,8 @@ impl Shared {
 /// What a packing thread works with.
 struct Packing {
     to_pack: Receiver<RawPart>,
-    raw_back: Sender<Vec<u8>>,
-    stored_empty: Receiver<Vec<u8>>,
+    raw_back: Sender<Block>,
+    stored_empty: Receiver<Block>,
     packed: Sender<PackedPart>,
     shared: Arc<Shared>,
 }
@@ -379,13 +388,15 @@ impl Packing {
             shared.count(raw.number, part);
             return Ok(true);
         }
-        let raw_sha256 = match raw.raw_sha256.take() {
-            None => shared.journal.is_some().then(|| sha256_hex(&raw.bytes)),
-            known => known,
-        };
+        let fresh = || shared.journal.as_ref().map(|journal| journal.fingerprint(&raw.bytes));
+        let fingerprint = raw.fingerprint.or_else(fresh);
         let Ok(mut bytes) = self.stored_empty.recv() else { return Ok(false) };
         let name = layout::part_name(shared.instance, shared.backup, raw.number);
-        packer.pack(&name, &raw.bytes, &mut bytes)?;
+        let fault = |err| error_of(err, "unable to compress a part");
+        bytes.clear();
+        let mut encoder = packer.encoder(&name, raw.bytes.len() as u64, &mut bytes)?;
+        encoder.write_all(&raw.bytes).map_err(fault)?;
+        encoder.finish().map_err(fault)?;
         let sha256 = sha256_hex(&bytes);
         let part = Part {
             key: layout::part(&name, &sha256, shared.repository.codec.form()),
@@ -393,12 +404,12 @@ impl Packing {
             stored_bytes: bytes.len() as u64,
             sha256,
         };
-        Ok(self.packed.send(PackedPart { number: raw.number, raw_sha256, part, bytes }).is_ok())
+        Ok(self.packed.send(PackedPart { number: raw.number, fingerprint, part, bytes }).is_ok())
     }
 }
 
 /// A putting thread's life.
-fn put_parts(to_put: &Receiver<PackedPart>, stored_back: &Sender<Vec<u8>>, shared: &Shared) {
+fn put_parts(to_put: &Receiver<PackedPart>, stored_back: &Sender<Block>, shared: &Shared) {
     for packed in to_put {
         if shared.is_stopped() {
             return;

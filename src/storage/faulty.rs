@@ -64,7 +64,7 @@ impl ObjectStore for FaultyStore {
         self.pass()?;
         self.inner.put(key, body)?;
         let bytes = match body {
-            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::Bytes(bytes) | Body::Hashed { bytes, .. } => bytes.len() as u64,
             Body::File(path) => std::fs::metadata(path).unwrap().len(),
         };
         self.passed.puts.fetch_add(1, Ordering::SeqCst);

@@ -344,7 +344,7 @@ fn settle_existing(path: &Path, body: Body<'_>) -> Result<Placed, Error> {
         Err(err) => return Err(conflict().with_source(err)),
     };
     let same = match body {
-        Body::Bytes(bytes) => same_content(&stored, bytes),
+        Body::Bytes(bytes) | Body::Hashed { bytes, .. } => same_content(&stored, bytes),
         Body::File(source) => {
             same_content(&stored, File::open(source).map_err(|err| io_error("unable to open", source, err))?)
         }
@@ -388,7 +388,7 @@ fn write_synced(temporary: &Path, body: Body<'_>) -> Result<(), Error> {
     let fault = |err| io_error("unable to write", temporary, err);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary).map_err(fault)?;
     match body {
-        Body::Bytes(bytes) => file.write_all(bytes).map_err(fault)?,
+        Body::Bytes(bytes) | Body::Hashed { bytes, .. } => file.write_all(bytes).map_err(fault)?,
         Body::File(source) => {
             let mut source_file = File::open(source).map_err(|err| io_error("unable to open", source, err))?;
             io::copy(&mut source_file, &mut file).map_err(fault)?;

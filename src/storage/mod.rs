@@ -91,6 +91,11 @@ pub(crate) trait ObjectStore: Send + Sync {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Body<'a> {
     Bytes(&'a [u8]),
+    /// With their SHA-256 in hex, so that nobody has to hash them again.
+    Hashed {
+        bytes: &'a [u8],
+        sha256: &'a str,
+    },
     File(&'a Path),
 }
 

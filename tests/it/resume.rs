@@ -67,8 +67,8 @@ fn a_killed_backup_stores_only_what_is_missing() {
     });
     let backup = instance.begin_backup("killed");
     let journal = appliance.state_dir.join(format!("backups/{backup}.parts"));
-    crash_when(&mut appliance, "some parts to be stored", || lines_with(&journal, "raw_sha256") >= 8);
-    let noted = lines_with(&journal, "raw_sha256");
+    crash_when(&mut appliance, "some parts to be stored", || lines_with(&journal, "\"part\"") >= 8);
+    let noted = lines_with(&journal, "\"part\"");
     let before = objects(&appliance, &backup);
     appliance.resume(&[]);
     let view = instance.wait_backup(&backup);

@@ -94,6 +94,14 @@ impl Codec {
     /// The raw bytes of the part of `name`, `raw_bytes` of them; why not, as the end of a sentence, otherwise: `Corrupt`,
     /// or `Refused` when it is encrypted and nothing here opens it.
     pub(crate) fn unpack(&self, name: &str, stored: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Error> {
+        let mut raw = vec![0; raw_bytes];
+        self.unpack_into(name, stored, &mut raw)?;
+        Ok(raw)
+    }
+
+    /// As `unpack`, into `raw`, which is as long as there must be bytes.
+    pub(super) fn unpack_into(&self, name: &str, stored: &[u8], raw: &mut [u8]) -> Result<(), Error> {
+        let raw_bytes = raw.len();
         let corrupt = |why: String| Error::new(ErrorKind::Corrupt, why);
         let mut decoder = match self.decoder(name, stored) {
             Ok(decoder) => decoder,
@@ -102,14 +110,13 @@ impl Codec {
             Err(Fault::Read(err)) => return Err(corrupt(err.to_string())),
         };
         // As long as it must be, so that a whole frame is decompressed right into its place.
-        let mut raw = vec![0; raw_bytes];
         let mut filled = 0;
         loop {
             let free = raw.get_mut(filled..).unwrap_or_default();
             let mut behind = [0];
             let room = if free.is_empty() { &mut behind[..] } else { free };
             match decoder.read(room).map_err(|err| corrupt(err.to_string()))? {
-                0 if filled == raw_bytes => return Ok(raw),
+                0 if filled == raw_bytes => return Ok(()),
                 0 => return Err(corrupt(format!("it unpacks to {filled} bytes, not {raw_bytes}"))),
                 _ if filled == raw_bytes => return Err(corrupt(format!("it unpacks to more than {raw_bytes} bytes"))),
                 read => filled += read,

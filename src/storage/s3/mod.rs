@@ -279,7 +279,7 @@ impl S3Store {
     fn put_whole(&self, key: &str, body: Body<'_>, bytes: u64) -> Result<(), Error> {
         let (sha256, md5) = (sha256_of(body)?, md5_of(body, 0, bytes)?);
         let payload = match body {
-            Body::Bytes(bytes) => Payload::Bytes(bytes),
+            Body::Bytes(bytes) | Body::Hashed { bytes, .. } => Payload::Bytes(bytes),
             Body::File(path) => Payload::File { path, from: 0, bytes },
         };
         let is_guarded = self.creates_conditionally.load(Ordering::Relaxed);
@@ -431,14 +431,17 @@ fn is_about_keys(err: &Error) -> bool {
 
 fn bytes_of(body: Body<'_>) -> Result<u64, Error> {
     match body {
-        Body::Bytes(bytes) => Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+        Body::Bytes(bytes) | Body::Hashed { bytes, .. } => Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
         Body::File(path) => Ok(std::fs::metadata(path).map_err(|err| io_error("unable to read", path, err))?.len()),
     }
 }
 
 /// The SHA-256 of a whole body, in hex.
 fn sha256_of(body: Body<'_>) -> Result<String, Error> {
-    Ok(format!("{:x}", digest::<Sha256>(body, 0, u64::MAX)?))
+    match body {
+        Body::Hashed { sha256, .. } => Ok(sha256.to_owned()),
+        body => Ok(format!("{:x}", digest::<Sha256>(body, 0, u64::MAX)?)),
+    }
 }
 
 /// The MD5 of `bytes` of a body from `from` on, in base64.
@@ -449,7 +452,7 @@ fn md5_of(body: Body<'_>, from: u64, bytes: u64) -> Result<String, Error> {
 fn digest<D: Digest>(body: Body<'_>, from: u64, bytes: u64) -> Result<sha2::digest::Output<D>, Error> {
     let mut hash = D::new();
     match body {
-        Body::Bytes(bytes) => hash.update(bytes),
+        Body::Bytes(bytes) | Body::Hashed { bytes, .. } => hash.update(bytes),
         Body::File(path) => {
             let failed = |err| io_error("unable to read", path, err);
             let mut file = File::open(path).map_err(failed)?;

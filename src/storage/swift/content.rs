@@ -36,6 +36,10 @@ impl<'a> Content<'a> {
         let mut digests = Digests::new(piece_bytes);
         match body {
             Body::Bytes(bytes) => digests.update(bytes),
+            Body::Hashed { bytes, sha256 } => {
+                digests.known_sha256 = Some(sha256.to_owned());
+                digests.update(bytes);
+            }
             Body::File(path) => {
                 let failed = |err: io::Error| io_error("unable to read", path, err);
                 let mut file = File::open(path).map_err(failed)?;
@@ -54,7 +58,7 @@ impl<'a> Content<'a> {
     /// All of it.
     pub(super) fn payload(&self) -> Payload<'a> {
         match self.body {
-            Body::Bytes(bytes) => Payload::Bytes(bytes),
+            Body::Bytes(bytes) | Body::Hashed { bytes, .. } => Payload::Bytes(bytes),
             Body::File(path) => Payload::File { path, from: 0, bytes: self.bytes },
         }
     }
@@ -62,7 +66,7 @@ impl<'a> Content<'a> {
     /// A piece of it. Only files are cut.
     pub(super) fn piece(&self, piece: &Piece) -> Payload<'a> {
         match self.body {
-            Body::Bytes(bytes) => {
+            Body::Bytes(bytes) | Body::Hashed { bytes, .. } => {
                 let from = usize::try_from(piece.from).unwrap_or(usize::MAX).min(bytes.len());
                 let length = usize::try_from(piece.bytes).unwrap_or(usize::MAX).min(bytes.len() - from);
                 Payload::Bytes(&bytes[from..from + length])
@@ -75,6 +79,7 @@ impl<'a> Content<'a> {
 /// Digests of bytes that come in whatever portions.
 struct Digests {
     bytes: u64,
+    known_sha256: Option<String>,
     sha256: Sha256,
     md5: Md5,
     piece_bytes: Option<u64>,
@@ -86,11 +91,13 @@ impl Digests {
     fn new(piece_bytes: Option<u64>) -> Digests {
         let piece_bytes = piece_bytes.map(|bytes| bytes.max(1));
         let (sha256, md5, piece) = (Sha256::default(), Md5::default(), Md5::default());
-        Digests { bytes: 0, sha256, md5, piece_bytes, piece, pieces: Vec::new() }
+        Digests { bytes: 0, known_sha256: None, sha256, md5, piece_bytes, piece, pieces: Vec::new() }
     }
 
     fn update(&mut self, mut bytes: &[u8]) {
-        sha2::Digest::update(&mut self.sha256, bytes);
+        if self.known_sha256.is_none() {
+            sha2::Digest::update(&mut self.sha256, bytes);
+        }
         let Some(piece_bytes) = self.piece_bytes else {
             // The MD5 of a whole that is sent in pieces is of no use to anyone.
             md5::Digest::update(&mut self.md5, bytes);
@@ -123,7 +130,7 @@ impl Digests {
         Content {
             body,
             bytes: self.bytes,
-            sha256: hex(&sha2::Digest::finalize(self.sha256)),
+            sha256: self.known_sha256.unwrap_or_else(|| hex(&sha2::Digest::finalize(self.sha256))),
             md5: hex(&md5::Digest::finalize(self.md5)),
             pieces: self.pieces,
         }
