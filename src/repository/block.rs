@@ -35,12 +35,20 @@ impl Block {
         self.map.get_mut(..self.length).unwrap_or_default()
     }
 
+    /// What is behind the end, to be written into; `extend` then says how much it was.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        self.map.get_mut(self.length..).unwrap_or_default()
+    }
+
+    pub(super) fn extend(&mut self, bytes: usize) {
+        self.length = self.length.saturating_add(bytes).min(self.map.len());
+    }
+
     /// Replaces what is there by all of `reader`, as far as there is room.
     pub(super) fn fill(&mut self, mut reader: impl Read) -> io::Result<()> {
         self.clear();
         loop {
-            let room = self.map.get_mut(self.length..).unwrap_or_default();
-            match reader.read(room) {
+            match reader.read(self.room()) {
                 Ok(0) => return Ok(()),
                 Ok(read) => self.length += read,
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
@@ -61,9 +69,8 @@ impl Deref for Block {
 /// Appends; takes less than it is given once there is no room.
 impl Write for Block {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut room = self.map.get_mut(self.length..).unwrap_or_default();
-        let written = room.write(bytes)?;
-        self.length += written;
+        let written = self.room().write(bytes)?;
+        self.extend(written);
         Ok(written)
     }
 

@@ -21,7 +21,7 @@ use super::manifest::{PART_BYTES, Part};
 use super::resume::{Fingerprint, PartJournal};
 use super::{Repository, hex, layout, sha256_hex};
 use crate::domain::id::{BackupId, InstanceId};
-use crate::error::{Error, ErrorKind, error_of};
+use crate::error::{Error, ErrorKind};
 use crate::storage::{Body, patience};
 
 const PACKERS: usize = 2;
@@ -392,11 +392,7 @@ impl Packing {
         let fingerprint = raw.fingerprint.or_else(fresh);
         let Ok(mut bytes) = self.stored_empty.recv() else { return Ok(false) };
         let name = layout::part_name(shared.instance, shared.backup, raw.number);
-        let fault = |err| error_of(err, "unable to compress a part");
-        bytes.clear();
-        let mut encoder = packer.encoder(&name, raw.bytes.len() as u64, &mut bytes)?;
-        encoder.write_all(&raw.bytes).map_err(fault)?;
-        encoder.finish().map_err(fault)?;
+        packer.pack_into(&name, &raw.bytes, &mut bytes)?;
         let sha256 = sha256_hex(&bytes);
         let part = Part {
             key: layout::part(&name, &sha256, shared.repository.codec.form()),

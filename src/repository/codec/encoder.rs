@@ -111,7 +111,7 @@ impl<W: Write> Write for Sink<W> {
     }
 }
 
-fn name_frame(name: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn name_frame(name: &str) -> Result<Vec<u8>, Error> {
     let length = u32::try_from(name.len())
         .map_err(|_| Error::new(ErrorKind::Internal, "the name of an object is longer than 4 GiB"))?;
     Ok([&NAME_MAGIC.to_le_bytes()[..], &length.to_le_bytes(), name.as_bytes()].concat())

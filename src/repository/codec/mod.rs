@@ -20,6 +20,7 @@ pub(super) use decoder::{Decoder, Fault, is_of_the_store};
 pub(super) use encoder::Encoder;
 
 use super::Settings;
+use super::block::Block;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, error_of};
 use identity::{Keyring, Recipients};
@@ -144,6 +145,25 @@ impl Packer {
         stored.clear();
         // Room for what cannot be compressed, so that it never grows by doubling; untouched pages cost nothing.
         stored.reserve_exact(zstd::zstd_safe::compress_bound(raw.len()) + encoder::ENCRYPTION_BYTES_MAX);
+        let mut encoder = self.encoder(name, raw.len() as u64, stored)?;
+        encoder.write_all(raw).map_err(fault)?;
+        encoder.finish().map_err(fault).map(|_| ())
+    }
+
+    /// As `pack`, into memory that has room for a part.
+    pub(super) fn pack_into(&mut self, name: &str, raw: &[u8], stored: &mut Block) -> Result<(), Error> {
+        let fault = |err| error_of(err, "unable to compress a part");
+        stored.clear();
+        if self.form == Compression::Zstd && self.recipients.is_empty() {
+            // In one go from place to place: a stream would copy everything first, and look for what repeats in two places.
+            stored.write_all(&encoder::name_frame(name)?).map_err(fault)?;
+            let packed = self.zstd.compress2(stored.room(), raw).map_err(|code| {
+                let what = zstd::zstd_safe::get_error_name(code);
+                Error::new(ErrorKind::Internal, format!("unable to compress a part: {what}"))
+            })?;
+            stored.extend(packed);
+            return Ok(());
+        }
         let mut encoder = self.encoder(name, raw.len() as u64, stored)?;
         encoder.write_all(raw).map_err(fault)?;
         encoder.finish().map_err(fault).map(|_| ())
