@@ -1,7 +1,12 @@
 //! The drivers, each before a real store, with a proxy between them that breaks what passes.
 
 use std::io::Read;
+use std::time::Duration;
 
+use super::http::{Client, Limits};
+use super::s3::S3Store;
+use super::swift::SwiftStore;
+use super::url::{self, Address};
 use super::{Access, Body, ObjectStore, open};
 use crate::error::{Error, ErrorKind, error_of};
 use crate::testing::TempDir;
@@ -94,4 +99,42 @@ fn swift_survives_what_may_pass() {
     let access = Access { credentials_file: Some(swift.credentials(&dir, "keys.toml")), ..Access::default() };
     let store = open(&swift.url_through(&proxy.endpoint(), "faults"), &access).unwrap();
     survives_what_may_pass(store.as_ref(), &proxy, "prefix=");
+}
+
+/// A store that falls silent in the middle of a body, once each way, and answers the next try.
+fn rides_out_a_stall(store: &dyn ObjectStore, proxy: &Proxy) {
+    let object: Vec<u8> = (0..2_000_003_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    for (way, key) in [(Way::Up, "stalled"), (Way::Down, "whole")] {
+        let fired = proxy.fired();
+        if way == Way::Down {
+            store.put(key, Body::Bytes(&object)).unwrap();
+        }
+        proxy.cut(Cut { how: How::Stall, way, after: MEBIBYTE, times: 1 });
+        if way == Way::Up {
+            store.put(key, Body::Bytes(&object)).unwrap();
+        }
+        assert!(read(store, key).unwrap() == object, "{way:?}");
+        assert_eq!(proxy.fired(), fired + 1, "{way:?}");
+        proxy.mend();
+    }
+}
+
+/// As patient as a test can be.
+fn impatient(access: &Access) -> Client {
+    Client::with_limits(access, Limits { silence: Duration::from_secs(3), ..Limits::USUAL }).unwrap()
+}
+
+#[test]
+fn a_store_that_falls_silent_is_asked_again() {
+    let (dir, garage) = (TempDir::new(), Garage::start());
+    let proxy = Proxy::start(&garage.endpoint);
+    let access = Access { credentials_file: Some(garage.credentials(&dir, "keys.toml")), ..Access::default() };
+    let Address::S3(address) = url::parse(&garage.through(&proxy.endpoint()).url("stall")).unwrap() else { panic!() };
+    rides_out_a_stall(&S3Store::open_by(impatient(&access), address, &access).unwrap(), &proxy);
+
+    let swift = Swift::start(&[]);
+    let proxy = Proxy::start(&swift.endpoint);
+    let access = Access { credentials_file: Some(swift.credentials(&dir, "swift.toml")), ..Access::default() };
+    let Address::Swift(address) = url::parse(&swift.url_through(&proxy.endpoint(), "stall")).unwrap() else { panic!() };
+    rides_out_a_stall(&SwiftStore::open_by(impatient(&access), address, &access).unwrap(), &proxy);
 }

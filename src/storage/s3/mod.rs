@@ -104,7 +104,11 @@ struct Head {
 impl S3Store {
     /// Opens the bucket, which must be there and let itself be listed: what is wrong with address or keys shows here.
     pub(super) fn open(address: S3Address, access: &Access) -> Result<S3Store, Error> {
-        let client = Client::new(access)?;
+        S3Store::open_by(Client::new(access)?, address, access)
+    }
+
+    /// As `open`, with a client that somebody else has set up.
+    pub(super) fn open_by(client: Client, address: S3Address, access: &Access) -> Result<S3Store, Error> {
         let mut store = S3Store::new(address, access, client)?;
         store.policy = Policy::BRIEF;
         store.confirm_bucket()?;

@@ -50,13 +50,19 @@ enum Outcome {
 impl SwiftStore {
     /// Opens the container, which must be there and let this login in.
     pub(super) fn open(address: SwiftAddress, access: &Access) -> Result<SwiftStore, Error> {
-        let store = SwiftStore::with_sizes(address, access, LargeSizes::USUAL, Policy::PATIENT)?;
+        SwiftStore::open_by(Client::new(access)?, address, access)
+    }
+
+    /// As `open`, with a client that somebody else has set up.
+    pub(super) fn open_by(client: Client, address: SwiftAddress, access: &Access) -> Result<SwiftStore, Error> {
+        let store = SwiftStore::with_sizes(client, address, access, LargeSizes::USUAL, Policy::PATIENT)?;
         let doing = format!("opening {}", store.url());
         retry::run(Policy::BRIEF, &doing, || store.container.confirm()).map_err(|err| err.context(&doing))?;
         Ok(store)
     }
 
     fn with_sizes(
+        client: Client,
         address: SwiftAddress,
         access: &Access,
         large: LargeSizes,
@@ -69,7 +75,6 @@ impl SwiftStore {
             )
             .hint("Leave out region=, or name Keystone's address, which ends in /v3, as `auth_url`."));
         }
-        let client = Client::new(access)?;
         let tokens = Tokens::new(client.clone(), address.clone(), access.credentials_file.clone());
         let offers = OnceLock::new();
         Ok(SwiftStore { container: Arc::new(Container { client, tokens, address, policy, large, offers }) })

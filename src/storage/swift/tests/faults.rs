@@ -12,7 +12,7 @@ use super::super::{Policy, SwiftStore};
 use super::fake::{Asked, Fake, Said};
 use crate::error::{ErrorKind, error_of};
 use crate::storage::url::{Address, parse};
-use crate::storage::{Access, Body, ObjectStore};
+use crate::storage::{Access, Body, ObjectStore, http};
 use crate::testing::TempDir;
 
 const QUICK: Policy = Policy {
@@ -31,7 +31,7 @@ fn store(fake: &Fake, dir: &TempDir) -> SwiftStore {
         panic!("not Swift's");
     };
     let access = Access { credentials_file: Some(file), ..Access::default() };
-    SwiftStore::with_sizes(address, &access, SIZES, QUICK).unwrap()
+    SwiftStore::with_sizes(http::Client::new(&access).unwrap(), address, &access, SIZES, QUICK).unwrap()
 }
 
 /// What the identity service says: the address of the account on the host that was asked.

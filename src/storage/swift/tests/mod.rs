@@ -18,7 +18,7 @@ use super::large::{self, LargeSizes};
 use super::listing::{SEGMENTS, Upload};
 use super::{Method, Policy, SwiftStore};
 use crate::error::ErrorKind;
-use crate::storage::{self, Access, Body, ObjectStore, suite};
+use crate::storage::{self, Access, Body, ObjectStore, http, suite};
 use crate::testing::TempDir;
 use crate::testing::proxy::{Change, Proxy, Rule};
 use crate::testing::stores::{Swift, write_secret};
@@ -33,7 +33,9 @@ fn access(file: PathBuf) -> Access {
 /// A store whose files become large objects.
 fn store(url: &str, credentials: PathBuf) -> SwiftStore {
     let Address::Swift(address) = parse(url).unwrap() else { panic!("not Swift's") };
-    SwiftStore::with_sizes(address, &access(credentials), SMALL_SIZES, Policy::PATIENT).unwrap()
+    let access = access(credentials);
+    let client = http::Client::new(&access).unwrap();
+    SwiftStore::with_sizes(client, address, &access, SMALL_SIZES, Policy::PATIENT).unwrap()
 }
 
 fn read(store: &dyn ObjectStore, key: &str) -> Vec<u8> {
