@@ -82,6 +82,46 @@ fn a_backup_that_goes_on_stores_only_what_is_missing() {
 }
 
 #[test]
+fn an_outage_that_ends_costs_a_try_and_no_part() {
+    let tries = Tries::new();
+    let raw = sample(6 * PART_BYTES, 9);
+    for from in [0, 3, 8, 11] {
+        let (repository, store) = tries.bench.with_fault(Fault::Outage { from, operations: 3 });
+        let mut failures = 0;
+        let (parts, writer) = loop {
+            match tries.store(&repository, &raw) {
+                Ok(stored) => break stored,
+                Err(err) => assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}"),
+            }
+            failures += 1;
+            assert!(failures <= 3, "it ends after three operations");
+        };
+        assert!(failures > 0);
+        // Those that were stored and could not be confirmed any more are put once more, and found there.
+        assert!(puts(&store) <= 6 + 4, "{} puts", puts(&store));
+        let manifest = manifest(&repository, tries.instance, tries.backup, parts, &writer);
+        tries.bench.repository.delete_backup(tries.instance, tries.backup).unwrap();
+        assert_eq!(manifest.raw_bytes, raw.len() as u64);
+        std::fs::remove_file(tries.path()).unwrap();
+    }
+    // A reader fails, and one that begins where it failed has the rest.
+    let (stored, _) = tries.count(&raw);
+    let (repository, store) = tries.bench.with_fault(Fault::Outage { from: 2, operations: 3 });
+    let repository = Repository { transfers: Transfers::new(1), ..repository };
+    let (mut read, mut failures) = (Vec::new(), 0);
+    while read.len() < raw.len() {
+        let mut reader = BackupReader::begin_at(&repository, &stored, read.len() as u64, flag()).unwrap();
+        if let Err(err) = reader.read_to_end(&mut read) {
+            assert_eq!(error_of(err, "reading").kind(), ErrorKind::Unavailable);
+            failures += 1;
+        }
+        assert!(read.len() >= 2 * PART_BYTES);
+    }
+    assert!(read == raw);
+    assert_eq!((failures, store.passed().gets.load(Ordering::SeqCst)), (3, 6), "no part was fetched twice");
+}
+
+#[test]
 fn a_part_that_has_changed_is_stored_anew_and_the_old_one_is_an_orphan() {
     let tries = Tries::new();
     let mut raw = sample(4 * PART_BYTES, 2);

@@ -10,6 +10,8 @@ use crate::error::{Error, ErrorKind};
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
+    /// The n-th operation (from 0) and so many in all are `Unavailable`; then the store is back.
+    Outage { from: u64, operations: u64 },
     /// Nothing: it only counts.
     None,
     /// The n-th operation (from 0) and all after it are `Unavailable`.
@@ -54,6 +56,7 @@ impl FaultyStore {
         let nth = self.operations.fetch_add(1, Ordering::SeqCst);
         match self.fault {
             Fault::FailFrom(from) if nth >= from => Err(unavailable()),
+            Fault::Outage { from, operations } if (from..from + operations).contains(&nth) => Err(unavailable()),
             _ => Ok(()),
         }
     }
@@ -78,7 +81,7 @@ impl ObjectStore for FaultyStore {
         self.passed.gets.fetch_add(1, Ordering::SeqCst);
         let inner = Counted { inner, passed: Arc::clone(&self.passed) };
         Ok(match self.fault {
-            Fault::FailFrom(_) | Fault::None => Box::new(inner),
+            Fault::FailFrom(_) | Fault::None | Fault::Outage { .. } => Box::new(inner),
             Fault::EndAfter(bytes) => Box::new(inner.take(bytes)),
             Fault::ResetAfter(bytes) => Box::new(inner.take(bytes).chain(Broken)),
         })
