@@ -68,7 +68,6 @@ pub(super) fn s3(file: Option<&Path>) -> Result<S3Keys, Error> {
 }
 
 /// The login for Swift in `file`.
-#[allow(dead_code, reason = "for the Swift driver")]
 pub(super) fn swift(file: Option<&Path>) -> Result<SwiftLogin, Error> {
     const WANTED: &str = "user and key (auth v1), or username, password and project, or application_credential_id and \
                           application_credential_secret (Keystone v3)";
