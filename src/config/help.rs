@@ -55,7 +55,7 @@ pub(super) const KEYS: &[Key] = &[
         "repository",
         "bandwidth_bytes_per_second",
         Value::Example("10485760"),
-        "The most that goes to the repository, and the most that comes from it, 64 KiB to 1 TiB a second. Default: no limit.",
+        "The most that goes to an object store, and the most that comes from it, 64 KiB to 1 TiB a second. Default: no limit.\nA folder is not limited.",
     ),
     key(
         "repository",

@@ -33,7 +33,8 @@ struct Head {
     repository: Uuid,
     /// How parts are packed, and for whom.
     packed_as: String,
-    /// Of the fingerprints. Nobody else knows it, so that nobody can make data that has the fingerprint of other data.
+    /// Of the fingerprints. Random, so that data made to collide does not do so by rote. That is no proof against somebody
+    /// who knows it: what a backup holds is proven by the digest of its whole stream, when it is read.
     seed: u64,
 }
 

@@ -43,6 +43,7 @@ pub(crate) struct Access {
     /// PEM certificates to trust instead of the system's.
     pub(crate) ca_file: Option<PathBuf>,
     /// Bytes a second, all transfers of this store together, each way.
+    /// A folder is not limited.
     pub(crate) bandwidth: Option<u64>,
 }
 
