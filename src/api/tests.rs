@@ -406,6 +406,22 @@ fn backups_are_cast_listed_by_page_and_deleted() {
 }
 
 #[test]
+fn a_recovery_is_completed_only_when_its_task_has_ended_too() {
+    let rig = rig();
+    let id = rig.bench.active("db1").id;
+    rig.bench.completed(id, "b1");
+    let mut recovery = rig.bench.begin(id, false).recovery;
+    let path = format!("/instances/{id}/recoveries/{}", recovery.id);
+    let status = || rig.get(&path)["recovery"]["status"].clone();
+    assert_eq!(status(), "BUILDING");
+    recovery.state = RecoveryState::Retained;
+    rig.bench.store.write(|tx| tx.update_recovery(&recovery)).unwrap();
+    assert_eq!(status(), "BUILDING", "an undo asked for now would be refused");
+    rig.bench.end_tasks(id);
+    assert_eq!(status(), "COMPLETED");
+}
+
+#[test]
 fn a_recovery_is_planned_begun_watched_and_promoted() {
     let rig = rig();
     let id = rig.bench.active("db1").id;
