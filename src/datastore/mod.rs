@@ -2,7 +2,6 @@
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore's backups"))]
 pub(crate) mod innodb;
 pub(crate) mod mariadb;
 #[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
