@@ -8,6 +8,7 @@ use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
 use crate::domain::chunk::Chunk;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::instance::Instance;
@@ -111,7 +112,7 @@ impl AgentPlanning {
 
 /// MySQL stamps commits in microseconds.
 fn resolution(instance: &Instance) -> Resolution {
-    if instance.datastore == "mysql" { Resolution::Microsecond } else { Resolution::Second }
+    if instance.datastore == Datastore::Mysql { Resolution::Microsecond } else { Resolution::Second }
 }
 
 impl Planning for AgentPlanning {
