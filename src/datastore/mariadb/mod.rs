@@ -113,6 +113,11 @@ pub(crate) fn parse_binlog_info(text: &str) -> Result<BinlogPosition, Error> {
     })
 }
 
+/// The GTIDs in the same file, behind file and position; empty when there are none.
+pub(crate) fn info_gtids(text: &str) -> String {
+    text.split_whitespace().skip(2).collect()
+}
+
 /// A field of the file that describes a backup: `server_version = 10.11.19-MariaDB-log`.
 pub(crate) fn info_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {

@@ -142,20 +142,24 @@ fn check_privileges(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error>
 
 /// A clone holds InnoDB's tables; those of other engines come back empty.
 fn check_engines(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
-    let tables = sql.rows(&format!(
+    for (table, engine) in tables_of_other_engines(sql)? {
+        findings.add(
+            format!("table `{table}` is of engine {engine}: a clone would hold it without its rows"),
+            format!("Run ALTER TABLE {table} ENGINE=InnoDB, or take logical backups."),
+        );
+    }
+    Ok(())
+}
+
+/// Tables that are not InnoDB's, with their engines; at most `NAMED_MAX`.
+pub(crate) fn tables_of_other_engines(sql: &mut Sql) -> Result<Vec<(String, String)>, Error> {
+    let rows = sql.rows(&format!(
         "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), ENGINE FROM information_schema.TABLES \
          WHERE TABLE_TYPE = 'BASE TABLE' AND ENGINE <> 'InnoDB' AND TABLE_SCHEMA NOT IN {OWN_SCHEMAS} \
          ORDER BY 1 LIMIT {NAMED_MAX}"
     ))?;
-    for row in tables {
-        if let [table, engine] = row.as_slice() {
-            findings.add(
-                format!("table `{table}` is of engine {engine}: a clone would hold it without its rows"),
-                format!("Run ALTER TABLE {table} ENGINE=InnoDB, or take logical backups."),
-            );
-        }
-    }
-    Ok(())
+    let tables = rows.into_iter().filter_map(|row| <[String; 2]>::try_from(row).ok());
+    Ok(tables.map(|[table, engine]| (table, engine)).collect())
 }
 
 /// Data outside the data directory would be left behind by an exchange of directories.
