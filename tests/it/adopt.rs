@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::harness::appliance::{Appliance, BINARY, Said, said};
 use crate::harness::bed::Bed;
 use crate::harness::instance::{Instance, ROOT};
-use crate::harness::server::{GOOD, Server, account, give_to_server, program};
+use crate::harness::server::{GOOD, Server, give_to_server};
 use crate::harness::sql;
 
 /// A script that starts the server and returns, as init scripts do.
@@ -19,7 +19,7 @@ fn start_script(server: &Server) -> PathBuf {
     let path = server.dir.join("start");
     let text = format!(
         "#!/bin/sh\nsetsid {} --defaults-file={} </dev/null >/dev/null 2>&1 &\n",
-        program("mariadbd").display(),
+        server.datastore.program(server.datastore.server()).display(),
         server.options.display()
     );
     fs::write(&path, text).unwrap();
@@ -34,7 +34,7 @@ pub(crate) fn adopt(appliance: &Appliance, server: &mut Server, name: &str) -> I
         "socket": server.socket,
         "defaults_file": server.options,
         "start": [start_script(server)],
-        "stop": ["mariadb-admin", format!("--defaults-file={defaults}"), "shutdown"],
+        "stop": [server.datastore.admin(), format!("--defaults-file={defaults}"), "shutdown"],
     });
     let body = json!({"instance": {"name": name, "adopt": adopt}});
     let answer = appliance.api.post(&format!("{ROOT}/instances"), &body).expect(200);
@@ -149,7 +149,7 @@ fn check_names_each_setting_that_stands_in_the_way() {
             give_to_server(&elsewhere.join("ib_logfile0"));
         }
         if server.try_start(&[]).is_none() {
-            println!("check: {what}: not tried, the server does not start so as {}", account());
+            println!("check: {what}: not tried, the server does not start so as {}", bed.datastore().account());
             continue;
         }
         let refused = check(&server, None);

@@ -25,7 +25,9 @@ pub(crate) struct Instance {
 impl Instance {
     /// Creates an instance and waits until it serves.
     pub(crate) fn create(appliance: &Appliance, name: &str) -> Instance {
-        let reply = appliance.api.post(&format!("{ROOT}/instances"), &json!({"instance": {"name": name}}));
+        let datastore = json!({"type": appliance.bed.datastore().name()});
+        let body = json!({"instance": {"name": name, "datastore": datastore}});
+        let reply = appliance.api.post(&format!("{ROOT}/instances"), &body);
         Instance::begun(&appliance.api, &reply.expect(200))
     }
 
