@@ -243,7 +243,7 @@ fn pump(
 ) -> Result<StoredStream, Error> {
     let mut running = mariadb::begin_backup(&context.tools, &instance.server, target_dir, log, &context.stopping)?;
     let transferred = writer.progress();
-    let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
+    let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO].concat());
     let mut buffer = vec![0_u8; BUFFER_BYTES];
     let mut looked = Stopwatch::start();
     loop {
@@ -278,10 +278,10 @@ fn pump(
     let parts = writer.finish()?;
     backup.raw_bytes = writer.raw_bytes();
     backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
-    let info = text_of(&files, BACKUP_INFO)?;
+    let info = text_of(&files, &BACKUP_INFO)?;
     let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
     Ok(StoredStream {
-        ends_at: mariadb::parse_binlog_info(&text_of(&files, BINLOG_INFO)?)?,
+        ends_at: mariadb::parse_binlog_info(&text_of(&files, &BINLOG_INFO)?)?,
         server_version: version("server_version"),
         tool_version: version("tool_version"),
         parts,
@@ -290,12 +290,14 @@ fn pump(
     })
 }
 
-/// A small file of the stream.
-fn text_of(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Error> {
-    files.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{name}`"))
-            .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
-    })
+/// A small file of the stream, by any of its names.
+fn text_of(files: &BTreeMap<String, Vec<u8>>, names: &[&str]) -> Result<String, Error> {
+    names.iter().find_map(|name| files.get(*name)).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(
+        || {
+            Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{}`", names.join("` or `")))
+                .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
+        },
+    )
 }
 
 /// Waits until the binlog up to the backup's end is in the repository, and says exactly what that end is.
