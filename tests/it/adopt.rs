@@ -95,8 +95,11 @@ fn an_adoption_that_can_not_work_is_refused_by_name() {
 
 /// `coffer check` for a server, with the credentials in its option file or in another one.
 fn check(server: &Server, defaults: Option<&PathBuf>) -> Said {
+    // Only what the server's own programs are.
+    let config = server.dir.join("coffer.toml");
+    fs::write(&config, server.datastore.configuration()).unwrap();
     let mut command = Command::new(BINARY);
-    command.args(["check", "--socket"]).arg(&server.socket);
+    command.args(["check", "--config"]).arg(config).arg("--socket").arg(&server.socket);
     said(command.arg("--defaults-file").arg(defaults.unwrap_or(&server.options)))
 }
 

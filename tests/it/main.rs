@@ -37,3 +37,4 @@ mod secrets;
 mod shipping;
 mod tidy;
 mod verify;
+mod versions;
