@@ -11,11 +11,13 @@ use crate::datastore::mariadb;
 use crate::domain::chunk::Chunk;
 use crate::domain::gtid::Gtid;
 use crate::domain::id::{InstanceId, TimelineId};
+use crate::domain::instance::Instance;
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
 use crate::domain::transaction::Transaction;
 use crate::domain::verification::Damage;
 use crate::error::{Error, ErrorKind};
+use crate::recovery::plan::Resolution;
 use crate::recovery::plan::{ChunkSource, Facts, Rates, plan_recovery};
 use crate::recovery::transactions::list_transactions;
 use crate::recovery::{Planning, TransactionFilter, TransactionSummary};
@@ -108,6 +110,11 @@ impl AgentPlanning {
     }
 }
 
+/// MySQL stamps commits in microseconds.
+fn resolution(instance: &Instance) -> Resolution {
+    if instance.datastore == "mysql" { Resolution::Microsecond } else { Resolution::Second }
+}
+
 impl Planning for AgentPlanning {
     fn plan(&self, id: InstanceId, target: &RecoveryTarget) -> Result<RecoveryPlan, Error> {
         let shipper = self.crew.shipper(id)?;
@@ -133,6 +140,7 @@ impl Planning for AgentPlanning {
             free_disk_bytes: free_bytes(&instance.server.work_dir),
             busy: None,
             rates: Rates::default(),
+            resolution: resolution(&instance),
             shipped_as_of: drained.is_ok().then_some(shipped_as_of),
         };
         let mut plan = plan_recovery(&facts, target).map_err(Error::from)?;

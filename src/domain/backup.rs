@@ -64,7 +64,7 @@ impl Backup {
 pub(crate) struct BackupEnd {
     pub(crate) at: Coordinate,
     pub(crate) position: GtidPosition,
-    /// The commit clock there, seconds since 1970.
+    /// The commit clock there, microseconds since 1970.
     pub(crate) clock: i64,
 }
 

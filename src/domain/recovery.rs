@@ -181,9 +181,9 @@ pub(crate) struct RecoveryPlan {
     pub(crate) chunks: Vec<PlannedChunk>,
     /// Where the replay ends.
     pub(crate) stop: Coordinate,
-    /// The commit clock there, seconds since 1970.
+    /// The commit clock there, microseconds since 1970.
     pub(crate) stop_clock: i64,
-    /// What the applier must have reached at the end: the last transaction of each domain.
+    /// What the applier must have reached at the end.
     pub(crate) position: GtidPosition,
     /// Transactions to replay, those skipped not counted.
     pub(crate) transactions: u64,
@@ -229,11 +229,19 @@ pub(crate) struct PlannedChunk {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlannedTransaction {
-    pub(crate) gtid: Gtid,
+    #[serde(default)]
+    pub(crate) gtid: Option<Gtid>,
     pub(crate) begins_at: Coordinate,
     pub(crate) ends_at: Coordinate,
-    /// Commit time, seconds since 1970.
+    /// Commit time, microseconds since 1970.
     pub(crate) committed_at: i64,
     /// The statement or the tables, shortened: `DROP TABLE shop.orders`, `shop.orders, shop.items`.
     pub(crate) what: String,
+}
+
+impl PlannedTransaction {
+    /// What names it: its GTID, or its place in the binlog where it has none.
+    pub(crate) fn name(&self) -> String {
+        self.gtid.map_or_else(|| self.begins_at.to_string(), |gtid| gtid.to_string())
+    }
 }

@@ -12,7 +12,7 @@ use crate::agent::{Context, Settings};
 use crate::domain::backup::BackupEnd;
 use crate::domain::chunk::{Chunk, ChunkFacts, GtidRange};
 use crate::domain::coordinate::Coordinate;
-use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid::{BinlogState, GtidPosition, GtidStream};
 use crate::domain::id::TimelineId;
 use crate::domain::instance::{Control, InstanceSettings, InstanceStatus};
 use crate::domain::recovery::{RecoveryOutcome, RecoveryPlan};
@@ -160,7 +160,11 @@ impl Bench {
             transactions: pieces,
             first_gtid: None,
             last_gtid: None,
-            ranges: vec![GtidRange { domain: 0, server_id: 1, first: begin, last: begin + pieces * CHUNK - 1 }],
+            ranges: vec![GtidRange {
+                stream: GtidStream::Mariadb { domain: 0, server_id: 1 },
+                first: begin,
+                last: begin + pieces * CHUNK - 1,
+            }],
             position_after: GtidPosition::default(),
             state_after: "0-1-30".parse::<BinlogState>().unwrap(),
             clock_before: 5,

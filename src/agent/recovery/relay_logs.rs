@@ -118,8 +118,6 @@ fn write_relay_log(
     logs.transactions += stats.transactions;
     logs.bytes += stats.bytes;
     logs.events = stats.scheduled_events;
-    for gtid in stats.position.iter() {
-        logs.replay.end.apply(gtid);
-    }
+    logs.replay.end.merge(&stats.position);
     Ok(())
 }

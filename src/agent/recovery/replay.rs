@@ -125,7 +125,7 @@ pub(super) fn settings(walk: &Walk<'_>) -> Result<ScratchSettings, Error> {
 
 /// An applier skips, silently, events of its own server id: ours must be no event's.
 fn unused_server_id(walk: &Walk<'_>) -> Result<u32, Error> {
-    let mut used: BTreeSet<u32> = walk.journal.plan.position.iter().map(|gtid| gtid.server_id).collect();
+    let mut used: BTreeSet<u32> = walk.journal.plan.position.domains().map(|gtid| gtid.server_id).collect();
     for timeline in walk.context.store.read(|db| db.timelines(walk.instance.id))? {
         used.extend(timeline.state_at_begin.iter().map(|gtid| gtid.server_id));
         if let Some(last) = walk.context.store.read(|db| db.last_chunk(timeline.id))? {
@@ -181,7 +181,7 @@ fn real_begin(walk: &Walk<'_>) -> Result<BackupEnd, Error> {
 fn is_stale(walk: &Walk<'_>, found: &BinlogPosition, real: &BackupEnd) -> Result<bool, Error> {
     let plan = &walk.journal.plan;
     let manifest = walk.context.repository.read_manifest(plan.instance, plan.base)?;
-    if real.at.position != found.position || real.clock > manifest.completed_at.as_second() {
+    if real.at.position != found.position || real.clock > manifest.completed_at.as_microsecond() {
         return Ok(true);
     }
     for timeline in walk.context.store.read(|db| db.timelines(plan.instance))? {

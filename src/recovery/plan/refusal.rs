@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use crate::domain::backup::BackupStatus;
 use crate::domain::chunk::GtidRange;
 use crate::domain::coordinate::{BinlogPosition, Coordinate};
-use crate::domain::gtid::Gtid;
+use crate::domain::gtid::{Gtid, GtidStream};
 use crate::domain::id::{BackupId, TimelineId};
 use crate::domain::timeline::Timeline;
+use crate::domain::transaction::MICROSECONDS;
 use crate::error::{Error, ErrorKind};
 use crate::recovery::plan::version::Runner;
 
@@ -119,7 +120,7 @@ pub(crate) struct ChunkDamage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reachable {
     pub(crate) at: Option<Coordinate>,
-    /// The commit clock there, seconds since 1970; 0 before anything was committed.
+    /// The commit clock there, microseconds since 1970; 0 before anything was committed.
     pub(crate) clock: i64,
 }
 
@@ -372,12 +373,9 @@ fn gap_message(gap: &BinlogGap) -> String {
 }
 
 fn range(range: &GtidRange) -> String {
-    let GtidRange { domain, server_id, first, last } = range;
-    if first == last {
-        format!("{domain}-{server_id}-{first}")
-    } else {
-        format!("{domain}-{server_id}-{first}..{last}")
-    }
+    let GtidRange { stream, first, last } = range;
+    let separator = if matches!(stream, GtidStream::Mariadb { .. }) { '-' } else { ':' };
+    if first == last { format!("{stream}{separator}{first}") } else { format!("{stream}{separator}{first}..{last}") }
 }
 
 fn list(timelines: &[TimelineName]) -> String {
@@ -389,14 +387,14 @@ pub(in crate::recovery) fn utc(clock: i64) -> String {
     if clock == 0 {
         return "before the first transaction".to_owned();
     }
-    match Timestamp::from_second(clock) {
+    match Timestamp::from_microsecond(clock) {
         Ok(time) => time.to_string(),
-        Err(_) => format!("{clock} seconds since 1970"),
+        Err(_) => format!("{clock} microseconds since 1970"),
     }
 }
 
 fn whole_seconds(time: Timestamp) -> String {
-    utc(time.as_second())
+    utc(time.as_second().saturating_mul(MICROSECONDS))
 }
 
 impl fmt::Display for TimelineName {

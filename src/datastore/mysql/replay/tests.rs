@@ -3,12 +3,13 @@ use std::fs::File;
 
 use super::*;
 use crate::binlog::event::FormatDescription;
-use crate::binlog::mysql::relay::{RelayStats, RelayWriter};
-use crate::binlog::mysql::scanner::Scanner;
 use crate::binlog::reader::{EventReader, Next};
+use crate::binlog::relay::{RelayStats, RelayWriter};
+use crate::binlog::scanner::Scanner;
 use crate::datastore::mysql::clone::{self, CloneEnd};
 use crate::datastore::mysql::inspect;
 use crate::datastore::mysql::testing::TestMysql;
+use crate::domain::gtid::Gtid;
 
 /// A server, a settled clone of it, and the binlogs from the clone's end on as relay logs.
 struct Bench {
@@ -35,7 +36,7 @@ impl Bench {
     }
 
     /// Relay logs of everything behind the clone, and what they hold.
-    fn relay_logs(&self, skip: &BTreeSet<MysqlGtid>) -> (Vec<PathBuf>, RelayStats) {
+    fn relay_logs(&self, skip: &BTreeSet<Gtid>) -> (Vec<PathBuf>, RelayStats) {
         let names = self.server.sql().rows("SHOW BINARY LOGS").unwrap();
         let names = names.into_iter().map(|row| row[0].clone()).skip_while(|name| *name != self.end.position.file);
         let (mut paths, mut all) = (Vec::new(), RelayStats::default());
@@ -50,7 +51,7 @@ impl Bench {
             writer.piece(&bytes[..], 0, from, length, skip).unwrap();
             let stats = writer.finish().unwrap();
             all.transactions += stats.transactions;
-            all.gtids.unite(&stats.gtids);
+            all.position.merge(&stats.position);
             if stats.transactions > 0 {
                 all.source_end = stats.source_end;
                 paths.push(path);
@@ -61,9 +62,9 @@ impl Bench {
     }
 
     fn plan(&self, skip: &[MysqlGtid], workers: u32) -> Replay {
-        let (relay_logs, stats) = self.relay_logs(&skip.iter().cloned().collect());
+        let (relay_logs, stats) = self.relay_logs(&skip.iter().copied().map(Gtid::Mysql).collect());
         let mut end = self.end.executed.clone();
-        end.unite(&stats.gtids);
+        end.unite(stats.position.executed());
         for gtid in skip {
             end.add(gtid);
         }
@@ -245,7 +246,7 @@ fn a_hole_in_what_is_replayed_is_an_error() {
         MysqlGtid::new(source.clone(), intervals[0].last - 1).unwrap()
     };
     // The server itself notices nothing.
-    let (relay_logs, _) = bench.relay_logs(&BTreeSet::from([missing.clone()]));
+    let (relay_logs, _) = bench.relay_logs(&BTreeSet::from([Gtid::Mysql(missing)]));
     let err = bench.replay(&Replay { relay_logs, ..whole }, NOTHING).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Corrupt);
     assert!(err.to_string().contains(&format!("missing `{missing}`")), "{err}");
