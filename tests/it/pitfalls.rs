@@ -262,8 +262,9 @@ fn inner_event(scene: &Scene, file: &PathBuf, begin: u64, end: u64) -> u64 {
     let text = scene.appliance.bed.path("events.txt");
     dump_binlogs(scene.appliance.bed.datastore(), std::slice::from_ref(file), &["--base64-output=decode-rows"], &text);
     let text = String::from_utf8_lossy(&std::fs::read(&text).unwrap()).into_owned();
-    let ends = text.lines().filter_map(|line| line.split_once("end_log_pos ")?.1.split(' ').next()?.parse().ok());
-    let inner: Vec<u64> = ends.filter(|at| *at > begin && *at < end).collect();
+    // MariaDB 11 leaves the end of an event within a transaction out.
+    let begins = text.lines().filter_map(|line| line.strip_prefix("# at ")?.parse().ok());
+    let inner: Vec<u64> = begins.filter(|at| *at > begin && *at < end).collect();
     assert!(inner.len() > 3, "several events in the transaction: {inner:?}");
     // Not the last: a part of the rows.
     *inner.last().unwrap()

@@ -121,6 +121,10 @@ impl Instance {
 
     pub(crate) fn has_shipped(&self, gtid: &str) -> bool {
         let shipping = &self.view()["shipping"];
+        if sql::is_place(gtid) {
+            let shipped_to = shipping["shipped_to"].as_str();
+            return shipped_to.is_some_and(|place| sql::sequence(place) >= sql::sequence(gtid));
+        }
         shipping["gtid"].as_str().is_some_and(|position| sql::covers(position, gtid))
     }
 

@@ -194,10 +194,16 @@ pub(crate) fn sequence(id: &str) -> u64 {
     match id.rsplit_once(':') {
         None => gtid_parts(id).2,
         Some((stream, last)) => match stream.rsplit_once('.') {
-            None => number(last),
+            // Of a set that is one run: where it ends.
+            None => number(last.rsplit('-').next().unwrap_or_default()),
             Some((_, file)) => (number(file) << 40) + number(last),
         },
     }
+}
+
+/// Whether a transaction goes by the place where it ends, having no GTID.
+pub(crate) fn is_place(id: &str) -> bool {
+    id.rsplit_once(':').is_some_and(|(stream, _)| stream.contains('.'))
 }
 
 /// Whether a position such as `0-11-20,1-12-3` or a set such as `uuid:1-5:7,uuid2:1-3` has come as far as `gtid`, which
