@@ -31,8 +31,9 @@ pub(crate) fn run(check: &cli::Check) -> Result<(), Error> {
         (Some(socket), Some(defaults_file)) => {
             let report = inspect(&tools(&config), &candidate(socket, defaults_file)?)?;
             fine.push(format!(
-                "The server on {} answers: MariaDB {}, data in {}.",
+                "The server on {} answers: {} {}, data in {}.",
                 socket.display(),
+                report.datastore.title(),
                 report.version,
                 report.server.data_dir.display()
             ));

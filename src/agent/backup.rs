@@ -133,7 +133,8 @@ fn run(
         timeline: end.at.timeline,
         name: backup.name.clone(),
         description: backup.description.clone(),
-        datastore: instance.datastore.clone(),
+        datastore: instance.datastore,
+        strategy: backup.strategy,
         server_version: stored.server_version.clone(),
         tool: "mariadb-backup".to_owned(),
         tool_version: stored.tool_version,
@@ -241,7 +242,13 @@ fn pump(
     target_dir: &Path,
     log: &Path,
 ) -> Result<StoredStream, Error> {
-    let mut running = mariadb::begin_backup(&context.tools, &instance.server, target_dir, log, &context.stopping)?;
+    let mut running = mariadb::begin_backup(
+        context.tools.of(instance.datastore),
+        &instance.server,
+        target_dir,
+        log,
+        &context.stopping,
+    )?;
     let transferred = writer.progress();
     let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO].concat());
     let mut buffer = vec![0_u8; BUFFER_BYTES];

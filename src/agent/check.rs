@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::datastore::sql::Sql;
-use crate::datastore::{Tools, mariadb, mysqld};
+use crate::datastore::{Toolbox, Tools, mariadb, mysqld};
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::Server;
 use crate::error::{Error, ErrorKind, io_error};
 
@@ -21,6 +22,7 @@ pub(crate) struct Problem {
 /// What a look at a server found.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
+    pub(crate) datastore: Datastore,
     /// The server with the places that were read from it.
     pub(crate) server: Server,
     pub(crate) version: String,
@@ -31,11 +33,13 @@ pub(crate) struct Report {
 const PRIVILEGES: [&str; 4] = ["RELOAD", "PROCESS", "BINLOG MONITOR", "SELECT"];
 
 /// Connects, reads the settings, tries what must work on the file system. Changes nothing that stays.
-pub(crate) fn inspect(tools: &Tools, server: &Server) -> Result<Report, Error> {
+pub(crate) fn inspect(toolbox: &Toolbox, server: &Server) -> Result<Report, Error> {
     let mut sql = Sql::connect(&mysqld::access(server)?)?;
     let mut problems = Vec::new();
     let version_text = sql.value("SELECT VERSION()")?;
-    if !version_text.contains("MariaDB") {
+    let datastore = Datastore::of_version(&version_text);
+    let tools = toolbox.of(datastore);
+    if datastore != Datastore::Mariadb {
         return Err(Error::new(ErrorKind::Unsupported, format!("the server is no MariaDB: it says `{version_text}`"))
             .hint("This version of coffer looks after MariaDB servers only."));
     }
@@ -53,7 +57,7 @@ pub(crate) fn inspect(tools: &Tools, server: &Server) -> Result<Report, Error> {
     check_places(&mut sql, &data_dir, &mut problems)?;
     check_tool(tools, &version, &mut problems);
     check_file_system(&server, &mut problems);
-    Ok(Report { server, version, problems })
+    Ok(Report { datastore, server, version, problems })
 }
 
 fn check_binlog(sql: &mut Sql, server: &mut Server, problems: &mut Vec<Problem>) -> Result<(), Error> {

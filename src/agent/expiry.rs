@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::agent::Context;
 use crate::agent::recovery::journal::Journal;
+use crate::domain::backup::Strategy;
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::instance::InstanceStatus;
@@ -98,6 +99,7 @@ mod tests {
     use super::*;
     use crate::domain::backup::BackupEnd;
     use crate::domain::coordinate::Coordinate;
+    use crate::domain::datastore::Datastore;
     use crate::domain::gtid::GtidPosition;
 
     fn at(seconds: i64) -> Timestamp {
@@ -113,7 +115,8 @@ mod tests {
             description: String::new(),
             status,
             fault: None,
-            datastore: String::new(),
+            datastore: Datastore::Mariadb,
+            strategy: Strategy::Mariabackup,
             server_version: String::new(),
             raw_bytes: 0,
             stored_bytes: 0,

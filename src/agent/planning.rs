@@ -9,6 +9,7 @@ use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
 use crate::datastore::mariadb;
 use crate::domain::chunk::Chunk;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::instance::Instance;
@@ -112,7 +113,7 @@ impl AgentPlanning {
 
 /// MySQL stamps commits in microseconds.
 fn resolution(instance: &Instance) -> Resolution {
-    if instance.datastore == "mysql" { Resolution::Microsecond } else { Resolution::Second }
+    if instance.datastore == Datastore::Mysql { Resolution::Microsecond } else { Resolution::Second }
 }
 
 impl Planning for AgentPlanning {

@@ -110,7 +110,7 @@ impl Supervisor {
             return;
         }
         logging::warn("watch", format!("instance {}: the server is not running; starting it", self.instance));
-        match mysqld::start(&self.context.tools, &instance.server) {
+        match mysqld::start(self.context.tools.of(instance.datastore), &instance.server) {
             Ok(()) => {
                 inner.failures = 0;
                 inner.failed = None;

@@ -20,7 +20,7 @@ pub(super) fn recovery(view: &RecoveryView, id: String) -> Value {
         .with("name", view.instance.name.as_str())
         .with("status", status(view))
         .with("state", recovery.state.name())
-        .with("datastore", view.instance.datastore.as_str())
+        .with("datastore", view.instance.datastore.name())
         .with("recovered_from_backup", recovery.plan.base.to_string())
         .with("point_in_time", rfc3339(recovery.plan.stop_clock))
         .with("target", target(&recovery.plan.target))

@@ -239,7 +239,7 @@ fn backup_datastore(backup: &Backup) -> Option<Value> {
         return None;
     }
     let version = datastores::series(&backup.server_version);
-    let id = datastores::version_id(&backup.datastore, version);
+    let id = datastores::version_id(backup.datastore.name(), version);
     Some(json!({"type": backup.datastore, "version": version, "version_id": id}))
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 pub(crate) mod chunk;
 pub(crate) mod compression;
 pub(crate) mod coordinate;
+pub(crate) mod datastore;
 pub(crate) mod gtid;
 pub(crate) mod gtid_set;
 pub(crate) mod id;

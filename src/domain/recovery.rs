@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::backup::BackupEnd;
+use crate::domain::backup::{BackupEnd, Strategy};
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::{Gtid, GtidPosition};
 use crate::domain::id::{BackupId, InstanceId, RecoveryId, TimelineId};
@@ -173,6 +173,8 @@ pub(crate) struct RecoveryPlan {
     pub(crate) target: RecoveryTarget,
     pub(crate) base: BackupId,
     pub(crate) base_end: BackupEnd,
+    /// How the base was made, which decides how it is brought back.
+    pub(crate) base_strategy: Strategy,
     /// Exact server version the base was taken from.
     pub(crate) base_version: String,
     pub(crate) base_raw_bytes: u64,

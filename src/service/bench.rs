@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
+use crate::domain::backup::Strategy;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, InstanceId, TimelineId};
 use crate::domain::instance::{Instance, InstanceStatus};
@@ -80,6 +82,7 @@ fn plan_from(base: &Backup, target: &RecoveryTarget) -> RecoveryPlan {
         instance: base.instance,
         target: target.clone(),
         base: base.id,
+        base_strategy: Strategy::Mariabackup,
         base_version: base.server_version.clone(),
         base_raw_bytes: base.raw_bytes,
         base_stored_bytes: base.stored_bytes,
@@ -121,7 +124,7 @@ impl Bench {
         });
         let settings = ServiceSettings {
             state_dir: PathBuf::from("/var/lib/coffer"),
-            datastore: "mariadb".to_owned(),
+            datastore: Datastore::Mariadb,
             notice: Some("Rebuild first.".to_owned()),
         };
         let service = Arc::new(Service::new(store.clone(), Bell::new(), planning.clone(), settings));

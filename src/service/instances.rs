@@ -173,7 +173,7 @@ impl Service {
             status: InstanceStatus::Build,
             fault: None,
             server,
-            datastore: self.settings.datastore.clone(),
+            datastore: self.settings.datastore,
             version: String::new(),
             created_at: now,
             updated_at: now,

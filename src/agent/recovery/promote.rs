@@ -57,7 +57,7 @@ fn start_and_prove(walk: &Walk<'_>, state: &BinlogState) -> Result<(), Error> {
     }
     server_owner(walk.context, &walk.instance)?.give(&server.data_dir)?;
     if !mysqld::is_in_use(&server.data_dir)? {
-        mysqld::start(&walk.context.tools, server)?;
+        mysqld::start(walk.tools(), server)?;
     }
     let mut sql = Sql::connect(&mysqld::access(server)?)?;
     prove_position(&mut sql, &walk.journal.plan.position)?;
@@ -103,7 +103,7 @@ fn exchange_back(walk: &mut Walk<'_>, cause: &Error) -> Result<(), Error> {
     walk.enter(Event::UndoSwitched)?;
     let was_running = walk.journal.fence.as_ref().is_some_and(|fence| fence.was_running);
     if was_running {
-        mysqld::start(&walk.context.tools, &server)?;
+        mysqld::start(walk.tools(), &server)?;
     }
     walk.shipper.resume();
     walk.enter(Event::Undone)?;

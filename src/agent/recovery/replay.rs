@@ -98,7 +98,7 @@ fn make_ready(
     std::thread::scope(|scope| {
         let announced = std::thread::Builder::new()
             .name("replay-announce".to_owned())
-            .spawn_scoped(scope, || scratch::announce(&walk.context.tools, &settings, &begin.at, &begin.position))
+            .spawn_scoped(scope, || scratch::announce(walk.tools(), &settings, &begin.at, &begin.position))
             .map_err(|err| Error::new(ErrorKind::Internal, "unable to start a thread").with_source(err))?;
         let relay = write();
         announced.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a thread panicked; see the log")))?;
@@ -110,7 +110,7 @@ fn run(walk: &Walk<'_>, relay: &RelayLogs) -> Result<crate::domain::gtid::GtidPo
     let settings = settings(walk)?;
     let progress = |done: u64| walk.reporter.report("replaying", done, relay.bytes, ProgressUnit::Bytes);
     let finish = |sql: &mut Sql, before: &[ScheduledEvent]| restore_events(sql, &relay.events, before);
-    scratch::replay(&walk.context.tools, &settings, &relay.replay, &progress, &walk.cancelled, &finish)
+    scratch::replay(walk.tools(), &settings, &relay.replay, &progress, &walk.cancelled, &finish)
 }
 
 /// How the scratch server of this recovery is set up.

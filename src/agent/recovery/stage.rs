@@ -31,10 +31,11 @@ pub(super) const REPLAY_BEGUN: &str = "replay-begun";
 /// Whom the data belongs to: the server's user.
 pub(super) fn server_owner(context: &Context, instance: &Instance) -> Result<Owner, Error> {
     match instance.server.control {
-        Control::Created => Owner::of_user(&context.tools.server_user),
+        Control::Created => Owner::of_user(&context.tools.of(instance.datastore).server_user),
         Control::Systemd { .. } | Control::Argv { .. } => {
             // The directory may be gone; its parent then says nothing, the configured user does.
-            Owner::of_path(&instance.server.data_dir).or_else(|_| Owner::of_user(&context.tools.server_user))
+            Owner::of_path(&instance.server.data_dir)
+                .or_else(|_| Owner::of_user(&context.tools.of(instance.datastore).server_user))
         }
     }
 }
@@ -178,7 +179,7 @@ pub(super) fn prepare(walk: &mut Walk<'_>) -> Result<(), Error> {
     }
     let new_dir = walk.new_dir();
     let log = walk.dir().join("prepare.log");
-    mariadb::prepare(&walk.context.tools, &new_dir, &log, &walk.cancelled)?;
+    mariadb::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?;
     walk.journal.layout = mariadb::innodb_layout(&new_dir)?;
     server_owner(walk.context, &walk.instance)?.give_tree(&new_dir)?;
     walk.enter(Event::Prepared)

@@ -138,7 +138,7 @@ pub(super) fn bring_back(walk: &mut Walk<'_>, was_running: bool) -> Result<(), E
     walk.lock = None;
     let server = &walk.instance.server;
     if was_running && !mysqld::is_in_use(&server.data_dir)? {
-        mysqld::start(&walk.context.tools, server)?;
+        mysqld::start(walk.tools(), server)?;
     }
     remove_guard(server)
 }

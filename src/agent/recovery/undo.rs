@@ -162,7 +162,7 @@ fn finish(walk: &mut Walk<'_>) -> Result<(), Error> {
         // An exchange back after a failed promotion: no newer history exists.
         walk.lock = None;
         if !mysqld::is_in_use(&server.data_dir)? {
-            mysqld::start(&walk.context.tools, &server)?;
+            mysqld::start(walk.tools(), &server)?;
         }
         walk.shipper.resume();
         walk.enter(Event::Undone)?;
@@ -192,7 +192,7 @@ fn finish(walk: &mut Walk<'_>) -> Result<(), Error> {
     };
     walk.lock = None;
     if !mysqld::is_in_use(&server.data_dir)? {
-        mysqld::start(&walk.context.tools, &server)?;
+        mysqld::start(walk.tools(), &server)?;
     }
     let mut sql = Sql::connect(&mysqld::access(&server)?)?;
     prove_state(&mut sql, &timeline.state_at_begin)?;

@@ -9,6 +9,8 @@ use crate::datastore::Tools;
 use crate::datastore::mysql::install::{created_options, install};
 use crate::datastore::mysqld;
 use crate::datastore::sql::{Access, Sql};
+use crate::domain::backup::Strategy;
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Control, Server};
 use crate::durable;
 use crate::process::{Cmd, User};
@@ -29,7 +31,12 @@ fn tools() -> Tools {
         .expect("HOME is set");
     let server = cache.join("coffer-test-servers/mysql/bin/mysqld");
     assert!(server.is_file(), "no MySQL to test with: run `scripts/setup --with-mysql`");
+    let beside = |name: &str| server.with_file_name(name);
     Tools {
+        datastore: Datastore::Mysql,
+        strategy: Strategy::Clone,
+        client: beside("mysql"),
+        dump: beside("mysqldump"),
         server,
         install_db: PathBuf::new(),
         backup: PathBuf::new(),

@@ -230,6 +230,7 @@ fn assemble(
         target: target.clone(),
         base: base.backup.id,
         base_end: base.end.clone(),
+        base_strategy: base.backup.strategy,
         base_version: base.backup.server_version.clone(),
         base_raw_bytes: raw_bytes,
         base_stored_bytes: base.backup.stored_bytes,

@@ -17,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use crate::domain::backup::Strategy;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::chunk::{Chunk, ChunkFacts, Gap, GtidRange};
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::{BinlogState, Gtid, GtidPosition, GtidStream, MariadbGtid};
 use crate::domain::id::{BackupId, InstanceId, TimelineId};
 use crate::domain::recovery::RecoveryPlan;
@@ -385,7 +387,8 @@ impl Catalog {
             description: String::new(),
             status: BackupStatus::Completed,
             fault: None,
-            datastore: "mariadb".to_owned(),
+            datastore: Datastore::Mariadb,
+            strategy: Strategy::Mariabackup,
             server_version: "10.11.19-MariaDB".to_owned(),
             raw_bytes: 1000,
             stored_bytes: 500,

@@ -35,6 +35,7 @@ CREATE TABLE backups (
     status TEXT NOT NULL,
     fault TEXT,
     datastore TEXT NOT NULL,
+    strategy TEXT NOT NULL,
     server_version TEXT NOT NULL,
     raw_bytes INTEGER NOT NULL,
     stored_bytes INTEGER NOT NULL,
