@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::harness::appliance::{Appliance, BINARY, Said, said};
 use crate::harness::bed::Bed;
+use crate::harness::cell::Cell;
 use crate::harness::instance::{Instance, ROOT};
 use crate::harness::server::{GOOD, Server, give_to_server};
 use crate::harness::sql;
@@ -97,7 +98,7 @@ fn an_adoption_that_can_not_work_is_refused_by_name() {
 fn check(server: &Server, defaults: Option<&PathBuf>) -> Said {
     // Only what the server's own programs are.
     let config = server.dir.join("coffer.toml");
-    fs::write(&config, server.datastore.configuration()).unwrap();
+    fs::write(&config, Cell::of_this_run().configuration()).unwrap();
     let mut command = Command::new(BINARY);
     command.args(["check", "--config"]).arg(config).arg("--socket").arg(&server.socket);
     said(command.arg("--defaults-file").arg(defaults.unwrap_or(&server.options)))

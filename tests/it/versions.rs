@@ -40,8 +40,8 @@ fn refused(taken: Cell, configured: Cell) {
     let server = instance.server_pid();
 
     let right = fs::read_to_string(&appliance.config).unwrap();
-    let ours = taken.datastore.configuration();
-    let others = configured.datastore.configuration();
+    let ours = taken.configuration();
+    let others = configured.configuration();
     let wrong = if ours.is_empty() { right.clone() + &others } else { right.replace(&ours, &others) };
     appliance.stop();
     fs::write(&appliance.config, wrong).unwrap();

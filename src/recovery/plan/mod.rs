@@ -39,7 +39,6 @@ use self::reader::Reader;
 use self::refusal::TimelineName;
 use self::replay::Replay;
 use self::stop::{Following, Resolved, Stop};
-use self::version::Driver;
 use self::warning::Warning;
 use crate::domain::backup::Backup;
 use crate::domain::chunk::Chunk;
@@ -129,7 +128,7 @@ pub(crate) fn plan_recovery(facts: &Facts<'_>, target: &RecoveryTarget) -> Resul
     let given_up = loss::given_up(facts, &reader, &resolved.lineage, way.stop.place)?;
     let mut warnings = resolved.warnings;
     let runners = [(version::Runner::Server, facts.server_version), (version::Runner::Program, facts.program_version)];
-    warnings.extend(version::check(way.base.backup, Driver::Physical, &runners)?);
+    warnings.extend(version::check(way.base.backup, &runners)?);
     warnings.extend(warnings_about(facts, target, &resolved.lineage, &way));
     let plan = assemble(facts, target, &way, following.first, given_up, &warnings);
     match facts.free_disk_bytes {

@@ -73,7 +73,7 @@ impl Appliance {
         let text = format!(
             "state_dir = \"{}\"\nrepository_url = \"{url}\"\n{}\n[http]\nlisten = \"127.0.0.1:{port}\"\n{more}",
             state_dir.display(),
-            bed.datastore().configuration(),
+            bed.cell().configuration(),
         );
         fs::write(&config, text).unwrap();
         let log = bed.path("coffer.log");

@@ -35,6 +35,10 @@ impl Bed {
         Bed { dir, cell }
     }
 
+    pub(crate) fn cell(&self) -> Cell {
+        self.cell
+    }
+
     /// What its servers are.
     pub(crate) fn datastore(&self) -> Datastore {
         self.cell.datastore

@@ -16,35 +16,80 @@ pub(crate) enum Datastore {
     Mysql,
 }
 
-/// How backups are made.
+/// How backups are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Driver {
+pub(crate) enum Strategy {
     /// The files: by `mariadb-backup` or by the server's clone plugin.
     Physical,
+    /// Statements: by `mariadb-dump` or `mysqldump`.
+    Dump,
 }
 
 /// One cell of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) datastore: Datastore,
-    pub(crate) driver: Driver,
+    pub(crate) strategy: Strategy,
 }
 
+/// The six of the matrix, by the names that `tests/it/matrix.rs` lists.
+#[allow(dead_code, reason = "a cell is there before coffer has the driver that lets it be listed")]
 impl Cell {
     pub(crate) fn mariadb() -> Cell {
-        Cell { datastore: Datastore::Mariadb, driver: Driver::Physical }
+        Cell { datastore: Datastore::Mariadb, strategy: Strategy::Physical }
+    }
+
+    pub(crate) fn mariadb_dump() -> Cell {
+        Cell { strategy: Strategy::Dump, ..Cell::mariadb() }
     }
 
     pub(crate) fn mariadb_next() -> Cell {
-        Cell { datastore: Datastore::MariadbNext, driver: Driver::Physical }
+        Cell { datastore: Datastore::MariadbNext, strategy: Strategy::Physical }
+    }
+
+    pub(crate) fn mariadb_next_dump() -> Cell {
+        Cell { strategy: Strategy::Dump, ..Cell::mariadb_next() }
     }
 
     pub(crate) fn mysql() -> Cell {
-        Cell { datastore: Datastore::Mysql, driver: Driver::Physical }
+        Cell { datastore: Datastore::Mysql, strategy: Strategy::Physical }
     }
 
-    /// What a test runs on that names no cell: MariaDB, or what the test binary is named after
-    /// (`cargo test --test it-mariadb-next`).
+    pub(crate) fn mysql_dump() -> Cell {
+        Cell { strategy: Strategy::Dump, ..Cell::mysql() }
+    }
+}
+
+impl Cell {
+    /// The section of coffer's configuration; empty where everything is found by itself.
+    pub(crate) fn configuration(self) -> String {
+        let tools: &[(&str, &str)] = match self.datastore {
+            Datastore::Mariadb => &[],
+            Datastore::MariadbNext => &[
+                ("server", "mariadbd"),
+                ("backup", "mariadb-backup"),
+                ("install_db", "mariadb-install-db"),
+                ("client", "mariadb"),
+                ("binlog", "mariadb-binlog"),
+                ("dump", "mariadb-dump"),
+            ],
+            Datastore::Mysql => {
+                &[("server", "mysqld"), ("client", "mysql"), ("binlog", "mysqlbinlog"), ("dump", "mysqldump")]
+            }
+        };
+        let program = |(key, name): &(&str, &str)| format!("{key} = \"{}\"\n", self.datastore.program(name).display());
+        let mut lines: Vec<String> = tools.iter().map(program).collect();
+        if self.datastore.is_mysql() {
+            lines.push(format!("server_user = \"{}\"\n", self.datastore.account()));
+        }
+        if self.strategy == Strategy::Dump {
+            lines.push("strategy = \"dump\"\n".to_owned());
+        }
+        if lines.is_empty() { String::new() } else { format!("\n[{}]\n{}", self.datastore.name(), lines.concat()) }
+    }
+
+    /// What a run is about, and what a test runs on that names no cell: MariaDB, or what the test binary is named after
+    /// (`scripts/test --test it-mariadb-next`).
     pub(crate) fn of_this_run() -> Cell {
         match env!("CARGO_CRATE_NAME") {
             "it_mariadb_next" => Cell::mariadb_next(),
@@ -114,28 +159,6 @@ impl Datastore {
         let cache =
             cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
         Some((cache.join("coffer-test-servers").join(name), option))
-    }
-
-    /// The sections of coffer's configuration that name its tools; empty where they are found by themselves.
-    pub(crate) fn configuration(self) -> String {
-        match self {
-            Datastore::Mariadb => String::new(),
-            Datastore::MariadbNext => {
-                let tools = [
-                    ("server", "mariadbd"),
-                    ("backup", "mariadb-backup"),
-                    ("install_db", "mariadb-install-db"),
-                    ("client", "mariadb"),
-                    ("binlog", "mariadb-binlog"),
-                ];
-                let line = |(key, name): (&str, &str)| format!("{key} = \"{}\"\n", self.program(name).display());
-                format!("\n[mariadb]\n{}", tools.map(line).concat())
-            }
-            Datastore::Mysql => {
-                let server = self.program("mysqld");
-                format!("\n[mysql]\nserver = \"{}\"\nserver_user = \"{}\"\n", server.display(), self.account())
-            }
-        }
     }
 
     /// The account its servers run as.
