@@ -2,12 +2,13 @@
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
+pub(crate) mod innodb;
 pub(crate) mod mariadb;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
 pub(crate) mod mysql;
 pub(crate) mod mysqld;
 pub(crate) mod option_file;
 pub(crate) mod owner;
+pub(crate) mod replay;
 pub(crate) mod scratch;
 pub(crate) mod sql;
 pub(crate) mod xbstream;

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::datastore::Tools;
-use crate::datastore::mysql::scratch::{Scratch, ScratchSettings, make_run_dir, socket_path};
+
 use crate::datastore::owner::Owner;
+use crate::datastore::scratch::{Scratch, ScratchSettings, make_run_dir, socket_path};
 use crate::datastore::sql::{Access, Sql};
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::gtid_set::GtidSet;

@@ -1,11 +1,14 @@
 //! MariaDB's own tools: `mariadb-install-db` and `mariadb-backup`.
 
+pub(crate) mod applier;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::datastore::Tools;
+use crate::datastore::option_file::OptionGroup;
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::instance::Server;
 use crate::error::{Error, ErrorKind, io_error};
@@ -30,6 +33,11 @@ const COMPLETED: &str = "completed OK!";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Redo of a large and busy server takes long; it is the watch for a tool that hangs.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+
+/// What a scratch server needs beside the options that both datastores have.
+pub(crate) fn scratch_options(group: OptionGroup) -> OptionGroup {
+    group.flag("skip_slave_start").set("performance_schema", "OFF")
+}
 
 /// Makes a new data directory. Its only account is root's, which logs in over the socket as the user coffer runs as.
 /// `tmpdir` is the installation's own: a starting server removes every other's temporary tables there.
@@ -145,7 +153,11 @@ pub(crate) fn innodb_layout(dir: &Path) -> Result<Vec<(String, String)>, Error> 
         .filter(|(name, _)| {
             matches!(
                 name.as_str(),
-                "innodb_page_size" | "innodb_data_file_path" | "innodb_undo_tablespaces" | "innodb_checksum_algorithm"
+                "innodb_page_size"
+                    | "innodb_data_file_path"
+                    | "innodb_undo_tablespaces"
+                    | "innodb_checksum_algorithm"
+                    | "lower_case_table_names"
             )
         })
         .collect())
