@@ -16,7 +16,7 @@ use crate::harness::load::{self, Ddl, Load};
 use crate::harness::server::Server;
 use crate::harness::sql::{self, Contents};
 use crate::harness::{Random, wait_for};
-use crate::matrix::on_every_cell;
+use crate::matrix::{on_every_cell, on_every_server};
 
 const DO: [&str; 8] = ["PLANNED", "STAGED", "PREPARED", "REPLAYED", "FENCED", "SWITCHED", "PROMOTED", "RETAINED"];
 const UNDO: [&str; 4] = ["RETAINED", "UNDO_FENCED", "UNDO_SWITCHED", "UNDONE"];
@@ -118,7 +118,7 @@ fn killed_right_after_any_state_is_journaled_the_recovery_ends_the_same(cell: Ce
     every_state(cell, "crash-after", "", &DO, &UNDO[1..]);
 }
 
-on_every_cell!(killed_when_a_step_is_done_but_not_journaled_the_recovery_ends_the_same);
+on_every_server!(killed_when_a_step_is_done_but_not_journaled_the_recovery_ends_the_same);
 
 fn killed_when_a_step_is_done_but_not_journaled_the_recovery_ends_the_same(cell: Cell) {
     // `STATE:before` is right before the next state is journaled: the effect is there, the word is not.
@@ -165,7 +165,7 @@ fn every_state(cell: Cell, name: &str, suffix: &str, forward: &[&str], backward:
     assert_eq!(left, [scene.instance.server_pid()], "no scratch server is left behind");
 }
 
-on_every_cell!(killed_at_any_moment_and_again_while_it_resumes);
+on_every_server!(killed_at_any_moment_and_again_while_it_resumes);
 
 fn killed_at_any_moment_and_again_while_it_resumes(cell: Cell) {
     let mut random = Random::seeded("crash-any");
@@ -187,7 +187,7 @@ fn killed_at_any_moment_and_again_while_it_resumes(cell: Cell) {
     }
 }
 
-on_every_cell!(a_killed_scratch_server_changes_nothing);
+on_every_server!(a_killed_scratch_server_changes_nothing);
 
 fn a_killed_scratch_server_changes_nothing(cell: Cell) {
     let appliance = Appliance::start_with(cell, "scratch");

@@ -13,7 +13,7 @@ use crate::harness::history::History;
 use crate::harness::instance::Instance;
 use crate::harness::load::{self, Ddl, Load};
 use crate::harness::{Random, sql};
-use crate::matrix::on_every_cell;
+use crate::matrix::{on_every_cell, on_every_server};
 
 /// On the cell a run is about.
 const TARGETS: usize = 20;
@@ -249,7 +249,7 @@ fn assert_contents(instance: &Instance, history: &History, line: usize, last: u6
     sql::assert_same(&found, &history.contents(line, last), what);
 }
 
-on_every_cell!(a_dropped_table_comes_back_while_the_load_goes_on);
+on_every_server!(a_dropped_table_comes_back_while_the_load_goes_on);
 
 /// The load goes on while a table is dropped and the recovery runs; what was acknowledged before the DROP is all there.
 fn a_dropped_table_comes_back_while_the_load_goes_on(cell: Cell) {
