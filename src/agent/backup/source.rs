@@ -176,11 +176,11 @@ fn stream_files(data_dir: &Path, layout: &[(String, String)], end: &CloneEnd) ->
     let executed = end.executed.to_string().replace('\n', "");
     let mut files = vec![
         (
-            BACKUP_INFO.to_owned(),
+            BACKUP_INFO[0].to_owned(),
             format!("tool_name = clone\ntool_version = {version}\nserver_version = {version}\n").into_bytes(),
         ),
         (
-            BINLOG_INFO.to_owned(),
+            BINLOG_INFO[0].to_owned(),
             format!("{}\t{}\t{executed}\n", end.position.file, end.position.position).into_bytes(),
         ),
         ("backup-my.cnf".to_owned(), format!("[mysqld]\n{options}").into_bytes()),

@@ -71,7 +71,7 @@ fn pump(
     mut source: Source,
 ) -> Result<StoredStream, Error> {
     let transferred = writer.progress();
-    let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
+    let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO].concat());
     let mut buffer = vec![0_u8; BUFFER_BYTES];
     let mut looked = Stopwatch::start();
     loop {
@@ -102,9 +102,9 @@ fn pump(
     let parts = writer.finish()?;
     backup.raw_bytes = writer.raw_bytes();
     backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
-    let info = text_of(&files, BACKUP_INFO)?;
+    let info = text_of(&files, &BACKUP_INFO)?;
     let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
-    let binlog_info = text_of(&files, BINLOG_INFO)?;
+    let binlog_info = text_of(&files, &BINLOG_INFO)?;
     let position = match backup.strategy {
         Strategy::Clone => Some(mariadb::info_gtids(&binlog_info).parse()?),
         _ => None,
@@ -121,10 +121,11 @@ fn pump(
     })
 }
 
-/// A small file of the stream.
-fn text_of(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Error> {
-    files.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{name}`"))
+/// A small file of the stream, by any of its names.
+fn text_of(files: &BTreeMap<String, Vec<u8>>, names: &[&str]) -> Result<String, Error> {
+    let found = names.iter().find_map(|name| files.get(*name));
+    found.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{}`", names.join("` or `")))
             .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
     })
 }
