@@ -14,6 +14,7 @@ use crate::agent::ship::{Drained, Shipper};
 use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::{self, Deadline, Stopwatch};
 use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
+use crate::datastore::version::plain_version;
 use crate::datastore::xbstream::StreamTap;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::{BinlogPosition, Coordinate};
@@ -286,7 +287,7 @@ fn pump(
     backup.raw_bytes = writer.raw_bytes();
     backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
     let info = text_of(&files, BACKUP_INFO)?;
-    let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
+    let version = |field: &str| mariadb::info_field(&info, field).and_then(plain_version).unwrap_or_default();
     Ok(StoredStream {
         ends_at: mariadb::parse_binlog_info(&text_of(&files, BINLOG_INFO)?)?,
         server_version: version("server_version"),
