@@ -7,7 +7,7 @@ use crate::agent::Context;
 use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
-use crate::datastore::mariadb;
+use crate::datastore::version::program_version;
 use crate::domain::chunk::Chunk;
 use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
@@ -128,8 +128,7 @@ impl Planning for AgentPlanning {
         let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
         let source = Source { context: &self.context, instance: id, kept: Mutex::default() };
         // A program that can't be asked can't replay either, and then the recovery says so.
-        let program_version =
-            mariadb::program_version(&self.context.tools.of(instance.datastore).server).unwrap_or_default();
+        let program_version = program_version(&self.context.tools.of(instance.datastore).server).unwrap_or_default();
         let facts = Facts {
             instance: id,
             now: clock::now(),

@@ -10,6 +10,7 @@ use crate::agent::backup::source::{Source, Taking};
 use crate::agent::{Context, Reporter};
 use crate::clock::Stopwatch;
 use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
+use crate::datastore::version::plain_version;
 use crate::datastore::xbstream::StreamTap;
 use crate::domain::backup::{Backup, Strategy};
 use crate::domain::coordinate::BinlogPosition;
@@ -103,7 +104,7 @@ fn pump(
     backup.raw_bytes = writer.raw_bytes();
     backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
     let info = text_of(&files, &BACKUP_INFO)?;
-    let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
+    let version = |field: &str| mariadb::info_field(&info, field).and_then(plain_version).unwrap_or_default();
     let binlog_info = text_of(&files, &BINLOG_INFO)?;
     let position = match backup.strategy {
         Strategy::Clone => Some(mariadb::info_gtids(&binlog_info).parse()?),

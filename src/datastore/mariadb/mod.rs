@@ -1,14 +1,15 @@
 //! MariaDB's own tools: `mariadb-install-db` and `mariadb-backup`.
 
 pub(crate) mod applier;
+pub(crate) mod inspect;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::datastore::Tools;
 use crate::datastore::option_file::OptionGroup;
+use crate::datastore::{Tools, mysqld};
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::instance::Server;
 use crate::error::{Error, ErrorKind, io_error};
@@ -59,6 +60,29 @@ pub(crate) fn install(tools: &Tools, data_dir: &Path, tmpdir: &Path) -> Result<(
         ));
     }
     Ok(())
+}
+
+/// The group of the server itself in the option file of a server that coffer creates.
+pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) -> OptionGroup {
+    let run_dir = mysqld::run_dir(server);
+    OptionGroup::default()
+        .set("user", &tools.server_user)
+        .path("datadir", &server.data_dir)
+        .path("socket", &server.socket)
+        // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
+        .path("tmpdir", &mysqld::tmp_dir(server))
+        .path("pid_file", &run_dir.join("mariadbd.pid"))
+        .path("log_error", &run_dir.join("mariadbd.log"))
+        .set("bind_address", "127.0.0.1")
+        .set("port", server.port)
+        .set("server_id", server_id)
+        .path("log_bin", &server.binlog_base)
+        .set("binlog_format", "ROW")
+        .set("sync_binlog", 1)
+        .set("innodb_flush_log_at_trx_commit", 1)
+        .set("innodb_buffer_pool_size", tools.buffer_pool_bytes)
+        .set("max_binlog_size", 256 * 1024 * 1024)
+        .set("character_set_server", "utf8mb4")
 }
 
 /// Begins a backup of the running server; its standard output is the mbstream.
@@ -182,21 +206,6 @@ pub(crate) fn remove_tool_files(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The version a program states: `mariadb-backup based on MariaDB server 10.11.19-MariaDB ...` → `10.11.19`.
-pub(crate) fn program_version(program: &Path) -> Result<String, Error> {
-    let output = Cmd::new(program).arg("--version").deadline(Duration::from_secs(20)).run()?;
-    let text = format!("{} {}", String::from_utf8_lossy(&output.stdout), output.stderr_tail);
-    text.split(|c: char| c.is_whitespace() || c == ',').find_map(plain_version).ok_or_else(|| {
-        Error::new(ErrorKind::Tool, format!("`{} --version` states no version: {}", program.display(), text.trim()))
-    })
-}
-
-/// `10.11.19` of `10.11.19-MariaDB-0+deb12u1-log`; `None` when the text is no version of a server.
-pub(crate) fn plain_version(text: &str) -> Option<String> {
-    let version: String = text.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
-    (version.split('.').count() == 3 && version.split('.').all(|field| !field.is_empty())).then_some(version)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,12 +218,6 @@ mod tests {
             assert_eq!(parse_binlog_info(text).unwrap().to_string(), "binlog.000009:379");
         }
         assert!(parse_binlog_info("").is_err());
-    }
-
-    #[test]
-    fn versions_are_compared_without_their_suffix() {
-        assert_eq!(plain_version("10.11.19-MariaDB-0+deb12u1-log").as_deref(), Some("10.11.19"));
-        assert_eq!(plain_version("based"), None);
     }
 
     #[test]

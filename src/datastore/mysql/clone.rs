@@ -134,7 +134,8 @@ fn unquoted(dir: &Path) -> Result<&str, Error> {
     })
 }
 
-fn check_space(need: u64, dir: &Path) -> Result<(), Error> {
+/// `NoSpace` when a clone of so many bytes does not fit beside what lies on the file system of `dir`.
+pub(crate) fn check_space(need: u64, dir: &Path) -> Result<(), Error> {
     let fs = rustix::fs::statvfs(dir).map_err(|errno| io_error("unable to look at", dir, errno.into()))?;
     let free = fs.f_bavail.saturating_mul(fs.f_frsize);
     if need <= free {
@@ -144,7 +145,7 @@ fn check_space(need: u64, dir: &Path) -> Result<(), Error> {
         ErrorKind::NoSpace,
         format!("a clone takes up to {need} bytes in `{}`, {free} are free", dir.display()),
     )
-    .hint("Free space on that file system, or take a logical backup."))
+    .hint("Free space on that file system, or set mysql.strategy to \"dump\"."))
 }
 
 /// Bytes done and estimated over all stages; none before it has begun.
