@@ -5,10 +5,10 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::datastore::mysql::scratch::{Scratch, ScratchSettings, socket_path};
 use crate::datastore::mysql::testing::TestMysql;
 use crate::datastore::mysql::{clone, inspect};
 use crate::datastore::owner::Owner;
+use crate::datastore::scratch::{Scratch, ScratchSettings, socket_path};
 use crate::datastore::sql::Access;
 use crate::datastore::xbstream::tests::tree;
 use crate::datastore::xbstream::{Checkpoint, StreamTap, Target, Unpacked, unpack};
