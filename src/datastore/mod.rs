@@ -12,6 +12,8 @@ pub(crate) mod replay;
 pub(crate) mod scratch;
 pub(crate) mod sql;
 pub(crate) mod xbstream;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the import of backups"))]
+pub(crate) mod xtrabackup;
 
 use std::path::PathBuf;
 
