@@ -14,7 +14,7 @@ use crate::appliance::{repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
 use crate::datastore::Toolbox;
-use crate::datastore::mariadb::program_version;
+use crate::datastore::version::program_version;
 use crate::domain::instance::Control;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::lock::StateLock;

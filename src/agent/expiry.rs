@@ -11,7 +11,6 @@ use jiff::Timestamp;
 
 use crate::agent::Context;
 use crate::agent::recovery::journal::Journal;
-use crate::domain::backup::Strategy;
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::instance::InstanceStatus;
@@ -98,6 +97,7 @@ fn has_expired(recovery: &Recovery, backups: &[Backup], window: Duration, now: T
 mod tests {
     use super::*;
     use crate::domain::backup::BackupEnd;
+    use crate::domain::backup::Strategy;
     use crate::domain::coordinate::Coordinate;
     use crate::domain::datastore::Datastore;
     use crate::domain::gtid::GtidPosition;

@@ -11,7 +11,7 @@ use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::{self, Deadline};
 use crate::datastore::owner::Owner;
 use crate::datastore::sql::Sql;
-use crate::datastore::{Tools, mariadb, mysqld};
+use crate::datastore::{self, Tools, mysqld};
 use crate::domain::gtid::BinlogState;
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::instance::{Control, Instance, InstanceSettings, InstanceStatus, Server};
@@ -19,6 +19,7 @@ use crate::domain::task::Task;
 use crate::domain::timeline::{Origin, Timeline};
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
+use crate::logging;
 
 const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -54,7 +55,7 @@ fn make_server(
         if unfinished.exists() {
             std::fs::remove_dir_all(&unfinished).map_err(|err| io_error("unable to remove", &unfinished, err))?;
         }
-        mariadb::install(tools, &unfinished, &tmpdir)?;
+        datastore::install(tools, &unfinished, &tmpdir)?;
         owner.give_tree(&unfinished)?;
         durable::rename(&unfinished, &server.data_dir)?;
     }
@@ -73,7 +74,7 @@ fn make_server(
 /// Makes the directories a created server needs beside its data, and hands them to its user. May be repeated: after a
 /// rebuild of the catalog on another host a recovery is the first to need them.
 pub(crate) fn make_home(state_dir: &Path, tools: &Tools, server: &Server) -> Result<(), Error> {
-    check_reachable(state_dir, &tools.server_user)?;
+    check_reachable(state_dir, tools)?;
     let owner = Owner::of_user(&tools.server_user)?;
     let base = mysqld::run_dir(server);
     for dir in [&base, &server.work_dir, &mysqld::tmp_dir(server)] {
@@ -85,7 +86,8 @@ pub(crate) fn make_home(state_dir: &Path, tools: &Tools, server: &Server) -> Res
 }
 
 /// The server's user must be able to pass through every directory above its data.
-fn check_reachable(dir: &Path, user: &str) -> Result<(), Error> {
+fn check_reachable(dir: &Path, tools: &Tools) -> Result<(), Error> {
+    let (datastore, user) = (tools.datastore, &tools.server_user);
     let owner = Owner::of_user(user)?;
     if owner.uid == 0 {
         return Ok(());
@@ -107,7 +109,7 @@ fn check_reachable(dir: &Path, user: &str) -> Result<(), Error> {
                 format!("user `{user}`, as whom the server runs, cannot pass through `{}`", above.display()),
             )
             .hint(format!(
-                "Run `chmod o+x {}`, or set state_dir to a directory that this user can reach, or mariadb.server_user.",
+                "Run `chmod o+x {}`, or set state_dir to a directory that this user can reach, or {datastore}.server_user.",
                 above.display()
             )));
         }
@@ -165,6 +167,9 @@ fn take_on(context: &Context, reporter: &Reporter<'_>, instance: &mut Instance) 
             count => format!(" (and {} more: see `coffer check`)", count - 1),
         };
         return Err(Error::new(ErrorKind::Refused, format!("{}{others}", problem.what)).hint(problem.mend.clone()));
+    }
+    for warning in &report.warnings {
+        logging::warn("adopt", format!("instance {}: {warning}", instance.id));
     }
     instance.datastore = report.datastore;
     instance.server = report.server;
@@ -231,7 +236,7 @@ pub(crate) fn delete(context: &Context, supervisor: &Supervisor, shipper: &Shipp
         mysqld::stop(server)?;
         // What was committed last is worth keeping; a store that is away does not keep a deletion from ending.
         if let Err(err) = shipper.drain(Deadline::after(DRAIN_TIMEOUT)) {
-            crate::logging::warn("agent", format!("instance {}: the last binlog was not shipped: {err}", instance.id));
+            logging::warn("agent", format!("instance {}: the last binlog was not shipped: {err}", instance.id));
         }
         shipper.hold();
         remove_created(context, &mysqld::run_dir(server))?;

@@ -1,8 +1,9 @@
-//! The servers themselves: running mariadbd, its tools, its option files, questions in SQL.
+//! The servers themselves: running mariadbd or mysqld, their tools, its option files, questions in SQL.
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
 pub(crate) mod innodb;
+pub(crate) mod inspect;
 pub(crate) mod mariadb;
 pub(crate) mod mysql;
 pub(crate) mod mysqld;
@@ -11,14 +12,16 @@ pub(crate) mod owner;
 pub(crate) mod replay;
 pub(crate) mod scratch;
 pub(crate) mod sql;
+pub(crate) mod version;
 pub(crate) mod xbstream;
 #[cfg_attr(not(test), expect(dead_code, reason = "for the import of backups"))]
 pub(crate) mod xtrabackup;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::domain::backup::Strategy;
 use crate::domain::datastore::Datastore;
+use crate::error::Error;
 
 /// The installations of both datastores.
 #[derive(Debug, Clone)]
@@ -57,6 +60,15 @@ pub(crate) struct Tools {
     pub(crate) buffer_pool_bytes: u64,
     /// InnoDB buffer pool of the scratch server that replays, bytes.
     pub(crate) replay_buffer_pool_bytes: u64,
+}
+
+/// Makes a new data directory, into which one account logs in, over the socket, as the user coffer runs as.
+/// `tmpdir` is the server's own.
+pub(crate) fn install(tools: &Tools, data_dir: &Path, tmpdir: &Path) -> Result<(), Error> {
+    match tools.datastore {
+        Datastore::Mariadb => mariadb::install(tools, data_dir, tmpdir),
+        Datastore::Mysql => mysql::install::install(tools, data_dir, tmpdir),
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ use crate::error::{Error, ErrorKind};
 
 mod beneath;
 mod ledger;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore's backups"))]
 pub(crate) mod pack;
 mod parser;
 mod sparse;

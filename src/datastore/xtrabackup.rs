@@ -11,13 +11,18 @@ use std::sync::atomic::AtomicBool;
 
 use crate::datastore::Tools;
 use crate::datastore::mariadb::{
-    self, BACKUP_INFO, BINLOG_INFO, PREPARE_TIMEOUT, check_completed, info_field, parse_binlog_info, plain_version,
+    PREPARE_TIMEOUT, check_completed, info_field, info_gtids, parse_binlog_info, remove_files,
 };
+use crate::datastore::version::{plain_version, program_version};
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::gtid_set::GtidSet;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::process::Cmd;
 
+/// Where in the binlog the backup ends.
+pub(crate) const BINLOG_INFO: &str = "xtrabackup_binlog_info";
+/// What it was taken from and with.
+pub(crate) const BACKUP_INFO: &str = "xtrabackup_info";
 /// What kind of backup it is and up to which place of InnoDB's log.
 pub(crate) const CHECKPOINTS: &str = "xtrabackup_checkpoints";
 /// The files that say what a backup is; small ones.
@@ -115,7 +120,7 @@ pub(crate) fn read_facts_in(dir: &Path) -> Result<BackupFacts, Error> {
 
 /// The set of GTIDs behind file and position; it may go on over several lines.
 fn parse_executed(text: &str) -> Result<Option<GtidSet>, Error> {
-    let set = text.splitn(3, '\t').nth(2).unwrap_or_default().trim();
+    let set = info_gtids(text);
     if set.is_empty() {
         return Ok(None);
     }
@@ -163,7 +168,7 @@ fn find_program(name: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
 
 /// The version of the tool that is installed here, `8.0.35`. Fails with what to do when there is none.
 pub(crate) fn installed_version(tools: &Tools) -> Result<String, Error> {
-    mariadb::program_version(&tools.backup).map_err(|err| match err.kind() {
+    program_version(&tools.backup).map_err(|err| match err.kind() {
         ErrorKind::NotFound => Error::new(
             ErrorKind::NotFound,
             format!(
@@ -238,7 +243,7 @@ fn run(tools: &Tools, dir: &Path, args: &[&str], log: &Path, cancelled: &Arc<Ato
 /// Takes the tool's own files out of a prepared backup. The binlog that it has copied along stays: from it a starting
 /// server learns GTIDs that are in none of its tables yet.
 pub(crate) fn remove_tool_files(dir: &Path) -> Result<(), Error> {
-    mariadb::remove_files(dir, &TOOL_FILES)
+    remove_files(dir, &TOOL_FILES)
 }
 
 #[cfg(test)]
