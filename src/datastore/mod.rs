@@ -14,6 +14,8 @@ pub(crate) mod scratch;
 pub(crate) mod sql;
 pub(crate) mod version;
 pub(crate) mod xbstream;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the import of backups"))]
+pub(crate) mod xtrabackup;
 
 use std::path::{Path, PathBuf};
 
