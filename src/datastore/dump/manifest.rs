@@ -70,8 +70,6 @@ pub(crate) struct Library {
 pub(crate) enum Kind {
     Table,
     Sequence,
-    /// A table in the place of a view, so that views can be made whatever they are made of.
-    Placeholder,
     View,
     /// A table of the server itself that holds accounts and the like: its rows replace those of a new server.
     Account,

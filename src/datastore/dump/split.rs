@@ -328,10 +328,10 @@ impl Cut {
         let role = role(self.head.flavour, &self.schema, &name);
         let is_of_server = matches!(self.schema.as_str(), "mysql" | "sys");
         let (kind, dir) = match (self.section, role) {
-            (_, Role::Server) | (Section::Table, Role::Account) => (Kind::Table, None),
+            // What stands in for a view until there is one is not needed, see `load`.
+            (Section::Placeholder, _) | (_, Role::Server) | (Section::Table, Role::Account) => (Kind::Table, None),
             (Section::Table, Role::Own) => (Kind::Table, Some("tables")),
             (Section::Sequence, _) => (Kind::Sequence, Some("sequences")),
-            (Section::Placeholder, _) => (Kind::Placeholder, Some("placeholders").filter(|_| !is_of_server)),
             (Section::View, _) => (Kind::View, Some("views").filter(|_| !is_of_server)),
             (Section::Rows, Role::Account) => (Kind::Account, Some("accounts")),
             _ => (Kind::Table, Some("data")),

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::datastore::dump::events;
 use crate::datastore::dump::login::OptionFile;
 use crate::datastore::dump::manifest::{END, End, FORMAT, Flavour, render};
 use crate::datastore::dump::split::{COMPLETED, HeadFacts, Splitter};
 use crate::datastore::dump::survey::{self, LOOK_TIMEOUT, Survey};
 use crate::datastore::dump::tools::DumpTools;
-use crate::datastore::dump::{EVENTS, ROUTINES, TRIGGERS};
+use crate::datastore::dump::{ROUTINES, TRIGGERS};
 use crate::datastore::sql::{Access, Sql};
 use crate::domain::coordinate::BinlogPosition;
 use crate::error::{Error, ErrorKind};
@@ -76,12 +77,11 @@ pub(crate) struct DumpStream {
     dumped: Option<Dumped>,
 }
 
-/// The runs for stored code, each of which makes one file. It cannot be held still, and it may hold any text, so it does
+/// The runs for routines and triggers, each of which makes one file. It cannot be held still, and it may hold any text, so it does
 /// not pass through what tells tables apart.
-const CODE: [(&str, [&str; 3]); 3] = [
+const CODE: [(&str, [&str; 3]); 2] = [
     (ROUTINES, ["--routines", "--skip-triggers", "--skip-events"]),
     (TRIGGERS, ["--triggers", "--skip-routines", "--skip-events"]),
-    (EVENTS, ["--events", "--skip-triggers", "--skip-routines"]),
 ];
 
 /// Begins a dump and returns once the place it is from is known. The server is asked for its definitions first, and again
@@ -237,11 +237,6 @@ impl DumpStream {
             }
         }
         if let Some((path, options)) = CODE.get(self.stage) {
-            if *path == EVENTS {
-                // An event whose time has come since would be gone as soon as it is made.
-                let now = format!("SET TIMESTAMP={};\n", self.before.at);
-                self.splitter.members().write(path, now.as_bytes());
-            }
             self.run = Some(self.code_run(options).stream()?);
             self.stage += 1;
         }
@@ -251,6 +246,7 @@ impl DumpStream {
     /// Every run has ended well: the last file is written if the server was left in peace.
     fn end(&mut self) -> Result<(), Error> {
         let mut sql = Sql::connect_with(&self.access, LOOK_TIMEOUT)?;
+        events::write(&mut sql, self.before.at, self.splitter.members())?;
         let later = Survey::take(&mut sql)?;
         let counts = self.splitter.counts();
         let (entries, rows) = (counts.entries, counts.rows);

@@ -24,6 +24,8 @@ pub(super) struct Survey {
     unguarded: BTreeMap<String, String>,
     /// Views that cannot be read, with schema and name.
     pub(super) broken: Vec<String>,
+    /// Tables with columns of type FLOAT.
+    rounded: Vec<String>,
     pub(super) engines: Vec<Library>,
     definitions: BTreeMap<String, String>,
 }
@@ -50,6 +52,7 @@ impl Survey {
             at: sql.value("SELECT UNIX_TIMESTAMP()")?.parse().unwrap_or(0),
             unguarded: unguarded(sql)?,
             broken: broken(sql)?,
+            rounded: rounded(sql)?,
             engines: engines(sql)?,
             definitions: definitions(sql, flavour)?,
             server_version,
@@ -71,8 +74,17 @@ impl Survey {
 
     /// What is to be said when nobody can write meanwhile.
     pub(super) fn warnings_when_locked(&self) -> Vec<String> {
-        let broken = (!self.broken.is_empty()).then(|| named(&self.broken));
-        broken.map(|names| format!("views that refer to what is not there are left out: {names}")).into_iter().collect()
+        let mut warnings = Vec::new();
+        if !self.broken.is_empty() {
+            warnings.push(format!("views that refer to what is not there are left out: {}", named(&self.broken)));
+        }
+        if !self.rounded.is_empty() {
+            warnings.push(format!(
+                "the server writes values of type FLOAT with six digits, so that a dump rounds those of {}",
+                named(&self.rounded)
+            ));
+        }
+        warnings
     }
 
     /// What a later look says of the time between. Fails when definitions have changed; returns warnings.
@@ -122,7 +134,7 @@ pub(super) fn code(sql: &mut Sql) -> Result<Code, Error> {
 }
 
 /// Schemas of the server itself, as SQL has them.
-fn own_schemas() -> String {
+pub(super) fn own_schemas() -> String {
     let quoted = OWN_SCHEMAS.map(|name| format!("'{name}'"));
     format!("({})", quoted.join(", "))
 }
@@ -164,10 +176,31 @@ fn unguarded(sql: &mut Sql) -> Result<BTreeMap<String, String>, Error> {
     Ok(rows.into_iter().filter_map(three).map(|[schema, name, at]| (format!("{schema}.{name}"), at)).collect())
 }
 
+/// Views at which the tool would give up. It is asked as the tool does.
 fn broken(sql: &mut Sql) -> Result<Vec<String>, Error> {
-    let rows = sql.rows(&format!(
+    let views = sql.rows(&format!(
         "SELECT TABLE_SCHEMA, TABLE_NAME, '' FROM information_schema.TABLES WHERE TABLE_TYPE = 'VIEW' \
-         AND TABLE_SCHEMA NOT IN {} AND TABLE_COMMENT LIKE '%references invalid%' ORDER BY 1, 2",
+         AND TABLE_SCHEMA NOT IN {} ORDER BY 1, 2",
+        own_schemas()
+    ))?;
+    let mut broken = Vec::new();
+    for [schema, name, _] in views.into_iter().filter_map(three) {
+        match sql.rows(&format!("SHOW FIELDS FROM {}.{}", quoted(&schema), quoted(&name))) {
+            Ok(_) => {}
+            // The server answered; it is the view.
+            Err(err) if err.kind() == ErrorKind::Tool => broken.push(format!("{schema}.{name}")),
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(broken)
+}
+
+/// The servers print a FLOAT with six digits, whatever it holds; DOUBLE is exact.
+fn rounded(sql: &mut Sql) -> Result<Vec<String>, Error> {
+    let rows = sql.rows(&format!(
+        "SELECT DISTINCT c.TABLE_SCHEMA, c.TABLE_NAME, '' FROM information_schema.COLUMNS c \
+         JOIN information_schema.TABLES t ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME = c.TABLE_NAME \
+         WHERE c.DATA_TYPE = 'float' AND t.TABLE_TYPE NOT LIKE '%VIEW' AND c.TABLE_SCHEMA NOT IN {} ORDER BY 1, 2",
         own_schemas()
     ))?;
     Ok(rows.into_iter().filter_map(three).map(|[schema, name, _]| format!("{schema}.{name}")).collect())
@@ -197,8 +230,8 @@ fn definitions(sql: &mut Sql, flavour: Flavour) -> Result<BTreeMap<String, Strin
              FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN {own} AND TABLE_TYPE <> 'TEMPORARY'"
         ),
         format!(
-            "SELECT 'view', CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), MD5(CONCAT_WS(' ', VIEW_DEFINITION, DEFINER, \
-             SECURITY_TYPE, CHECK_OPTION)) FROM information_schema.VIEWS WHERE TABLE_SCHEMA NOT IN {own}"
+            "SELECT 'view', CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), SHA2(CONCAT_WS(' ', VIEW_DEFINITION, DEFINER, \
+             SECURITY_TYPE, CHECK_OPTION), 256) FROM information_schema.VIEWS WHERE TABLE_SCHEMA NOT IN {own}"
         ),
         format!(
             "SELECT 'routine', CONCAT(ROUTINE_SCHEMA, '.', ROUTINE_NAME), GROUP_CONCAT(CONCAT_WS(' ', ROUTINE_TYPE, \
@@ -207,7 +240,7 @@ fn definitions(sql: &mut Sql, flavour: Flavour) -> Result<BTreeMap<String, Strin
         ),
         format!(
             "SELECT 'trigger', CONCAT(TRIGGER_SCHEMA, '.', TRIGGER_NAME), CONCAT_WS(' ', CREATED, ACTION_ORDER, \
-             MD5(ACTION_STATEMENT)) FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA NOT IN {own}"
+             SHA2(ACTION_STATEMENT, 256)) FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA NOT IN {own}"
         ),
         format!(
             "SELECT 'event', CONCAT(EVENT_SCHEMA, '.', EVENT_NAME), CONCAT_WS(' ', LAST_ALTERED, STATUS) \
