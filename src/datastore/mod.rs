@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
+pub(crate) mod dump;
 pub(crate) mod innodb;
 pub(crate) mod inspect;
 pub(crate) mod mariadb;
