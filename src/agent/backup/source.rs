@@ -110,7 +110,7 @@ impl Read for Source {
 fn begin_clone(taking: &Taking<'_>) -> Result<Packing, Error> {
     let Taking { context, instance, dir, .. } = taking;
     let tools = context.tools.of(instance.datastore);
-    let (data_dir, run_dir) = (dir.join("data"), dir.join("run"));
+    let (data_dir, run_dir) = (dir.join("data"), dir.join("r"));
     // What an earlier life of coffer was at.
     scratch::discard_leftover(&run_dir)?;
     let access = mysqld::access(&instance.server)?;

@@ -50,7 +50,9 @@ pub(super) fn store_stream(
 ) -> Result<StoredStream, Error> {
     let work_dir = &instance.server.work_dir;
     std::fs::create_dir_all(work_dir).map_err(|err| io_error("unable to create", work_dir, err))?;
-    let target_dir = work_dir.join(format!("backup-{}", backup.id));
+    // Short, because a socket may lie in it.
+    let short: String = backup.id.to_string().chars().take(8).collect();
+    let target_dir = work_dir.join(format!("b-{short}"));
     std::fs::create_dir_all(&target_dir).map_err(|err| io_error("unable to create", &target_dir, err))?;
     let log = work_dir.join("backup.log");
     // One backup's log is enough evidence; it does not grow without end.
