@@ -285,7 +285,7 @@ impl DumpStream {
                 self.tail.clear();
             }
         }
-        if let Some((path, options)) = CODE.get(self.stage) {
+        if let Some((_, options)) = CODE.get(self.stage) {
             self.run = Some(self.code_run(options).stream()?);
             self.stage += 1;
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::load::{LoadSettings, Loaded, load, load_bytes};
 use super::manifest::{END, Flavour, HEAD, parse_end, parse_head};
 use super::stream::{DumpSettings, DumpStream, Dumped, LockPatience, Stillness, begin, binlog_position};
+use super::survey;
 use super::testing::{TestMariadb, TestServer, everything, nasty};
 use crate::clock::Stopwatch;
 use crate::datastore::mysql::testing::TestMysql;
@@ -134,6 +135,7 @@ fn comes_back_as_it_was(flavour: Flavour) {
     let source = nasty_server(flavour);
     make_busy(&source);
     let quiet = transactions(&source, &binlog_position(&mut source.sql()).unwrap());
+    let warnings = survey::warnings(&mut source.sql()).unwrap();
     let work = TempDir::new();
     let dump = work.join("dump");
     let dumped = while_busy(&source, WRITERS, || {
@@ -168,6 +170,7 @@ fn comes_back_as_it_was(flavour: Flavour) {
         "{:?}",
         dumped.warnings
     );
+    assert!(dumped.warnings.starts_with(&warnings), "they are known without a dump: {warnings:?}");
     assert!(!work.join("dump.cnf").exists());
 }
 
