@@ -14,7 +14,7 @@ use crate::agent::instances::random_server_id;
 use crate::agent::{Context, Reporter};
 use crate::clock::Deadline;
 use crate::datastore::dump;
-use crate::datastore::dump::stream::{DumpSettings, DumpStream, Stillness};
+use crate::datastore::dump::stream::{DumpSettings, DumpStream, LockPatience, Stillness};
 use crate::datastore::dump::tools::DumpTools;
 use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
 use crate::datastore::mysql::clone::{self, CloneEnd};
@@ -151,7 +151,12 @@ fn begin_dump(taking: &Taking<'_>) -> Result<DumpStream, Error> {
         .recursive(true)
         .create(&own)
         .map_err(|err| io_error("unable to create", &own, err))?;
-    let settings = DumpSettings { stillness: Stillness::Snapshot, dir: own, log: log.to_path_buf() };
+    let settings = DumpSettings {
+        stillness: Stillness::Snapshot,
+        lock: LockPatience::default(),
+        dir: own,
+        log: log.to_path_buf(),
+    };
     taking.reporter.step("looking at the tables");
     dump::stream::begin(&programs, &access, &settings, &context.stopping)
 }

@@ -374,7 +374,8 @@ impl Loader<'_> {
 
 /// `ERROR 1064 (42000) at line 27: ...`: the file which that line is of.
 fn path_at<'a>(lines: &'a [(u64, String)], message: &str) -> Option<&'a String> {
-    let (_, rest) = message.rsplit_once(" at line ")?;
+    // The server's own message may name a line of the statement.
+    let (_, rest) = message.split_once(") at line ")?;
     let line: u64 = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
     lines.iter().find(|(last, _)| line <= *last).map(|(_, path)| path)
 }
@@ -438,7 +439,9 @@ mod tests {
     #[test]
     fn the_line_of_an_error_leads_to_its_file() {
         let lines = [(10, "a".to_owned()), (11, "b".to_owned()), (30, "c".to_owned())];
-        let at = |line: u32| path_at(&lines, &format!("exited with 1: ERROR 1064 (42000) at line {line}: near ';'"));
+        let at = |line: u32| {
+            path_at(&lines, &format!("exited with 1: ERROR 1064 (42000) at line {line}: near ';' at line 1"))
+        };
         assert_eq!([1, 10, 11, 12, 30].map(|line| at(line).unwrap().as_str()), ["a", "a", "b", "c", "c"]);
         assert_eq!((at(31), path_at(&lines, "no line")), (None, None));
     }

@@ -3,8 +3,10 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use crate::clock::Deadline;
 use crate::datastore::dump::events;
 use crate::datastore::dump::login::OptionFile;
 use crate::datastore::dump::manifest::{END, End, FORMAT, render};
@@ -18,9 +20,8 @@ use crate::domain::datastore::Datastore;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Cmd, Running};
 
+const POLL: Duration = Duration::from_millis(50);
 const BUFFER_BYTES: usize = 256 * 1024;
-/// How long the tool waits for the lock, and everybody who writes behind it.
-const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout=60";
 /// So much of a run's end is looked at for the tool's last words.
 const TAIL_BYTES: usize = 512;
 
@@ -33,10 +34,28 @@ pub(crate) enum Stillness {
     Locked,
 }
 
+/// How the lock is asked for that MySQL's tool takes for a moment. Whoever writes waits behind whoever asks, and a
+/// transaction that waits so may hold a row that another waits for, who keeps the lock from being given: nobody goes on
+/// until somebody's patience ends. Ours ends first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LockPatience {
+    pub(crate) wait_seconds: u32,
+    pub(crate) tries: u32,
+    /// Between two tries.
+    pub(crate) pause: Duration,
+}
+
+impl Default for LockPatience {
+    fn default() -> LockPatience {
+        LockPatience { wait_seconds: 3, tries: 10, pause: Duration::from_secs(10) }
+    }
+}
+
 /// What is asked for.
 #[derive(Debug)]
 pub(crate) struct DumpSettings {
     pub(crate) stillness: Stillness,
+    pub(crate) lock: LockPatience,
     /// For coffer's own short-lived files; nobody else may enter it.
     pub(crate) dir: PathBuf,
     /// Gets what the tools have to say.
@@ -106,14 +125,14 @@ pub(crate) fn begin(
         warnings.push(format!("the tool, {}, leaves out the history of system-versioned tables", tools.dump.version));
     }
     let name = tools.dump.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let splitter = Splitter::new(HeadFacts {
+    let head = HeadFacts {
         flavour: tools.flavour,
         server_version: before.server_version.clone(),
         tool: name,
         tool_version: tools.dump.version.clone(),
         engines: std::mem::take(&mut before.engines),
         warnings,
-    });
+    };
     let mut stream = DumpStream {
         tools: tools.clone(),
         access: access.clone(),
@@ -123,18 +142,28 @@ pub(crate) fn begin(
         before,
         run: None,
         stage: 0,
-        splitter,
+        splitter: Splitter::new(head.clone()),
         tail: Vec::new(),
         out: Vec::new(),
         out_at: 0,
         has_failed: false,
         dumped: None,
     };
-    stream.run = Some(stream.rows_run(settings.stillness).stream()?);
-    while stream.splitter.position().is_none() && stream.stage == 0 {
-        stream.step()?;
+    for tries_left in (0..settings.lock.tries.max(1)).rev() {
+        stream.splitter = Splitter::new(head.clone());
+        stream.run = Some(stream.rows_run(settings).stream()?);
+        match stream.pump_head() {
+            Err(err) if is_lock_wait(&err) && tries_left > 0 => stream.pause(settings.lock.pause)?,
+            Err(err) => return Err(err),
+            Ok(()) => break,
+        }
     }
     Ok(stream)
+}
+
+/// The lock was not to be had in time; nothing has been read by then.
+fn is_lock_wait(err: &Error) -> bool {
+    err.message().contains("(1205)")
 }
 
 impl DumpStream {
@@ -148,12 +177,31 @@ impl DumpStream {
         self.dumped.ok_or_else(|| Error::new(ErrorKind::Internal, "a dump that was not read to its end"))
     }
 
+    /// Goes on until the place is known that the rows are from.
+    fn pump_head(&mut self) -> Result<(), Error> {
+        while self.splitter.position().is_none() && self.stage == 0 {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn pause(&self, limit: Duration) -> Result<(), Error> {
+        let deadline = Deadline::after(limit);
+        while !deadline.has_passed() {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Interrupted, "the dump was stopped"));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     /// The one run that reads rows, all of them in one snapshot.
-    fn rows_run(&self, stillness: Stillness) -> Cmd {
+    fn rows_run(&self, settings: &DumpSettings) -> Cmd {
         let dump = &self.tools.dump;
         let position = if dump.knows("source-data") { "--source-data=2" } else { "--master-data=2" };
         let mut cmd = self.any_run().arg(position);
-        cmd = match stillness {
+        cmd = match settings.stillness {
             Stillness::Snapshot => cmd.arg("--single-transaction"),
             Stillness::Locked => cmd.arg("--lock-all-tables"),
         };
@@ -164,7 +212,8 @@ impl DumpStream {
             cmd = cmd.arg("--dump-history");
         }
         if dump.knows("init-command") {
-            cmd = cmd.arg(format!("--init-command={LOCK_WAIT}"));
+            let seconds = settings.lock.wait_seconds;
+            cmd = cmd.arg(format!("--init-command=SET SESSION lock_wait_timeout={seconds}"));
         }
         cmd
     }
@@ -237,7 +286,7 @@ impl DumpStream {
                 self.tail.clear();
             }
         }
-        if let Some((path, options)) = CODE.get(self.stage) {
+        if let Some((_, options)) = CODE.get(self.stage) {
             self.run = Some(self.code_run(options).stream()?);
             self.stage += 1;
         }
@@ -310,7 +359,8 @@ impl Read for DumpStream {
     }
 }
 
-fn binlog_position(sql: &mut Sql) -> Result<BinlogPosition, Error> {
+/// Where the server's binlog stands.
+pub(super) fn binlog_position(sql: &mut Sql) -> Result<BinlogPosition, Error> {
     // MySQL 8.4 knows only the new words, MariaDB and older ones only the old.
     let row = sql.record("SHOW BINARY LOG STATUS").or_else(|_| sql.record("SHOW MASTER STATUS"))?;
     let field = |name: &str| row.get(name).map(String::as_str).unwrap_or_default();
@@ -327,8 +377,10 @@ fn explained(err: Error) -> Error {
         return Error::new(ErrorKind::Conflict, format!("a table was changed while the dump was taken: {message}"))
             .hint("Take the backup again at a time without changes of tables.");
     }
-    if message.contains("(1205)") {
-        return err.hint("Statements ran too long for the lock to be had: take the backup at a quieter time.");
+    if is_lock_wait(&err) {
+        let what = format!("the lock to read the binlog's place under was not to be had: {message}");
+        return Error::new(ErrorKind::Unavailable, what)
+            .hint("Statements on the server ran or waited too long each time: take the backup at a quieter time.");
     }
     if message.contains("(1227)") || message.contains("(1044)") || message.contains("(1142)") {
         let hint = "Give coffer's account SELECT, RELOAD, PROCESS, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT and what reads \

@@ -1,8 +1,5 @@
 //! A database made of what dumps get wrong.
 
-/// A schema's name that looks like a part of a dump.
-pub(crate) const ODD: &str = "`a.b``c\n-- Table structure for table ``x``\nd`";
-
 /// For both servers, one statement each.
 pub(crate) const COMMON: &[&str] = &[
     "SET SESSION sql_mode = ''",
