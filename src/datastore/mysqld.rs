@@ -223,9 +223,8 @@ fn from_argv(argv: &[String], what: &str) -> Result<Cmd, Error> {
     Ok(arguments.iter().fold(Cmd::new(program), |command, argument| command.arg(argument)))
 }
 
-/// Whether a server has the data directory open: InnoDB of either server, and Aria, hold a lock on these files as long as
-/// they run.
-/// A directory or a file that is missing is not in use.
+/// Whether a server has the data directory open: InnoDB of either server, and Aria, hold a lock on some of its files as
+/// long as they run. A directory or a file that is missing is not in use.
 pub(crate) fn is_in_use(data_dir: &Path) -> Result<bool, Error> {
     Ok(DataDirLock::take(data_dir)?.is_none())
 }
@@ -239,8 +238,7 @@ impl DataDirLock {
     /// `None` when a server runs on the directory.
     pub(crate) fn take(data_dir: &Path) -> Result<Option<DataDirLock>, Error> {
         let mut files = Vec::new();
-        for name in ["ibdata1", "aria_log_control"] {
-            let path = data_dir.join(name);
+        for path in locked_files(data_dir) {
             let file = match OpenOptions::new().read(true).write(true).open(&path) {
                 Ok(file) => file,
                 Err(err) if err.kind() == std::io::ErrorKind::NotFound => continue,
@@ -254,6 +252,17 @@ impl DataDirLock {
         }
         Ok(Some(DataDirLock { _files: files }))
     }
+}
+
+/// The files a running server holds a lock on. MySQL loses its lock on every file that it has cloned, since a process
+/// that closes a file gives up all its locks on it; so those are looked at too that a clone leaves out.
+fn locked_files(data_dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        ["ibdata1", "aria_log_control", "ibtmp1", "#innodb_temp/temp_1.ibt"].map(|name| data_dir.join(name)).into();
+    // The doublewrite buffer; the page size is part of the name.
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    files.extend(entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "dblwr")));
+    files
 }
 
 /// Where coffer keeps the server's log of starting.
