@@ -7,6 +7,7 @@ use crate::agent::Context;
 use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
+use crate::datastore::version::program_version;
 use crate::domain::chunk::Chunk;
 use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
@@ -126,6 +127,8 @@ impl Planning for AgentPlanning {
         let backups = self.context.store.read(|db| db.backups(None))?;
         let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
         let source = Source { context: &self.context, instance: id, kept: Mutex::default() };
+        // A program that can't be asked can't replay either, and then the recovery says so.
+        let program_version = program_version(&self.context.tools.of(instance.datastore).server).unwrap_or_default();
         let facts = Facts {
             instance: id,
             now: clock::now(),
@@ -134,6 +137,7 @@ impl Planning for AgentPlanning {
             source: &source,
             damage: &damage,
             server_version: &instance.version,
+            program_version: &program_version,
             free_disk_bytes: free_bytes(&instance.server.work_dir),
             busy: None,
             rates: Rates::default(),

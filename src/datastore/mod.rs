@@ -2,17 +2,20 @@
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
+pub(crate) mod innodb;
 pub(crate) mod inspect;
 pub(crate) mod mariadb;
-#[cfg_attr(not(test), expect(dead_code, reason = "for backups and recoveries of MySQL"))]
 pub(crate) mod mysql;
 pub(crate) mod mysqld;
 pub(crate) mod option_file;
 pub(crate) mod owner;
+pub(crate) mod replay;
 pub(crate) mod scratch;
 pub(crate) mod sql;
 pub(crate) mod version;
 pub(crate) mod xbstream;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the import of backups"))]
+pub(crate) mod xtrabackup;
 
 use std::path::{Path, PathBuf};
 

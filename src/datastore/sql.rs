@@ -91,6 +91,17 @@ impl Sql {
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(value_text).collect()).collect())
     }
 
+    /// As `rows`, with parameters.
+    pub(crate) fn rows_with(
+        &mut self,
+        statement: &str,
+        parameters: Vec<mysql::Value>,
+    ) -> Result<Vec<Vec<String>>, Error> {
+        let rows: Vec<mysql::Row> =
+            self.connection.exec(statement, parameters).map_err(|err| self.statement_error(statement, err))?;
+        Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(value_text).collect()).collect())
+    }
+
     /// The first row by column name; empty when there is none.
     pub(crate) fn record(&mut self, statement: &str) -> Result<BTreeMap<String, String>, Error> {
         let row: Option<mysql::Row> =

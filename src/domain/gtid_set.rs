@@ -55,7 +55,7 @@ impl fmt::Debug for Tag {
 }
 
 /// Whose numbers: `uuid` or `uuid:tag`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(crate) struct GtidSource {
     pub(crate) uuid: Uuid,
     pub(crate) tag: Tag,

@@ -143,6 +143,8 @@ pub(crate) struct RecoveryOutcome {
     pub(crate) tail: Option<Tail>,
     /// While the recovery is paused: the socket of a read-only server on the recovered data, for people to look at.
     pub(crate) inspect_socket: Option<String>,
+    /// Ids of XA transactions that are prepared in the recovered data: somebody has to commit or roll them back.
+    pub(crate) prepared_xa: Vec<String>,
     /// The full backup cast after the promotion.
     pub(crate) backup: Option<BackupId>,
 }

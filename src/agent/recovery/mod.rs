@@ -5,6 +5,7 @@
 //! or an abort leaves the server on the data it had; a recovered server that does not come up where the plan says is
 //! exchanged back.
 
+mod identity;
 pub(crate) mod journal;
 mod outage;
 mod promote;

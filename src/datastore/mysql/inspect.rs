@@ -121,15 +121,9 @@ fn check_plugin(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
     Ok(())
 }
 
-/// A clone holds InnoDB's tables; those of other engines come back empty. Two engines keep no rows on this server.
+/// A clone holds InnoDB's tables; those of other engines come back empty.
 fn check_engines(sql: &mut Sql, strategy: Strategy, findings: &mut Findings) -> Result<(), Error> {
-    let tables = sql.rows(&format!(
-        "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), ENGINE FROM information_schema.TABLES \
-         WHERE TABLE_TYPE = 'BASE TABLE' AND ENGINE NOT IN ('InnoDB', 'BLACKHOLE', 'FEDERATED') AND TABLE_SCHEMA NOT IN {OWN_SCHEMAS} \
-         ORDER BY 1 LIMIT {NAMED_MAX}"
-    ))?;
-    for row in tables {
-        let [table, engine] = row.as_slice() else { continue };
+    for (table, engine) in tables_of_other_engines(sql)? {
         if strategy == Strategy::Dump {
             findings.warn(format!(
                 "table `{table}` is of engine {engine}, which has no transactions: a backup may hold its rows as of another moment"
@@ -142,6 +136,17 @@ fn check_engines(sql: &mut Sql, strategy: Strategy, findings: &mut Findings) -> 
         }
     }
     Ok(())
+}
+
+/// Tables that are not InnoDB's, with their engines; at most `NAMED_MAX`. Two engines keep no rows on this server.
+pub(crate) fn tables_of_other_engines(sql: &mut Sql) -> Result<Vec<(String, String)>, Error> {
+    let rows = sql.rows(&format!(
+        "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), ENGINE FROM information_schema.TABLES \
+         WHERE TABLE_TYPE = 'BASE TABLE' AND ENGINE NOT IN ('InnoDB', 'BLACKHOLE', 'FEDERATED') AND TABLE_SCHEMA NOT IN {OWN_SCHEMAS} \
+         ORDER BY 1 LIMIT {NAMED_MAX}"
+    ))?;
+    let tables = rows.into_iter().filter_map(|row| <[String; 2]>::try_from(row).ok());
+    Ok(tables.map(|[table, engine]| (table, engine)).collect())
 }
 
 /// A tablespace is made anywhere by its statement.

@@ -23,13 +23,17 @@ pub(crate) struct TestMysql {
     pub(crate) dir: TempDir,
 }
 
-/// Where the programs are.
-fn tools() -> Tools {
+/// A program of the installation.
+fn program(name: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .expect("HOME is set");
-    let server = cache.join("coffer-test-servers/mysql/bin/mysqld");
+    cache.join("coffer-test-servers/mysql/bin").join(name)
+}
+
+fn tools() -> Tools {
+    let server = program("mysqld");
     assert!(server.is_file(), "no MySQL to test with: run `scripts/setup --with-mysql`");
     let beside = |name: &str| server.with_file_name(name);
     Tools {
@@ -96,6 +100,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl TestMysql {
+    /// One of the server's other tools.
+    pub(crate) fn program(name: &str) -> PathBuf {
+        program(name)
+    }
+
     /// Starts a new server; `options` are more lines of its option file.
     pub(crate) fn start(options: &str) -> TestMysql {
         let tools = tools();

@@ -17,6 +17,7 @@ pub(crate) mod refusal;
 mod replay;
 mod skip;
 mod stop;
+pub(crate) mod version;
 mod warning;
 
 #[cfg(test)]
@@ -82,8 +83,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) resolution: Resolution,
     /// Everything the server had committed by then is in the repository; absent when that was never so.
     pub(crate) shipped_as_of: Option<Timestamp>,
-    /// Empty when not known.
+    /// Of the instance's server; empty when not known.
     pub(crate) server_version: &'a str,
+    /// Of the server program that coffer is configured with; empty when not known.
+    pub(crate) program_version: &'a str,
     /// Free space beside the data directory; absent when not known.
     pub(crate) free_disk_bytes: Option<u64>,
     /// What is being done with the instance that a recovery must not disturb.
@@ -124,7 +127,8 @@ pub(crate) fn plan_recovery(facts: &Facts<'_>, target: &RecoveryTarget) -> Resul
     let way = choose_way(facts, &reader, target, &resolved, &following)?;
     let given_up = loss::given_up(facts, &reader, &resolved.lineage, way.stop.place)?;
     let mut warnings = resolved.warnings;
-    warnings.extend(cost::check_version(way.base.backup, facts.server_version)?);
+    let runners = [(version::Runner::Server, facts.server_version), (version::Runner::Program, facts.program_version)];
+    warnings.extend(version::check(way.base.backup, &runners)?);
     warnings.extend(warnings_about(facts, target, &resolved.lineage, &way));
     let plan = assemble(facts, target, &way, following.first, given_up, &warnings);
     match facts.free_disk_bytes {

@@ -12,6 +12,7 @@ use crate::domain::id::{BackupId, TimelineId};
 use crate::domain::timeline::Timeline;
 use crate::domain::transaction::MICROSECONDS;
 use crate::error::{Error, ErrorKind};
+use crate::recovery::plan::version::Runner;
 
 /// A refused plan. Holds the facts; `Error::from` makes the message and the hint of them.
 #[derive(Debug)]
@@ -84,6 +85,7 @@ pub(crate) enum PlanError {
         base: BackupId,
         base_version: String,
         server_version: String,
+        runner: Runner,
     },
     DiskShort {
         needed: u64,
@@ -263,8 +265,12 @@ impl PlanError {
                 }
                 SkipFault::Ambiguous => format!("{gtid} cannot be left out: it names more than one transaction"),
             },
-            PlanError::VersionMismatch { base, base_version, server_version } => {
-                format!("backup {base} was taken from version {base_version}, the server is {server_version}")
+            PlanError::VersionMismatch { base, base_version, server_version, runner } => {
+                let what = match runner {
+                    Runner::Server => "the server is",
+                    Runner::Program => "the server program that coffer is configured with is",
+                };
+                format!("backup {base} was taken from version {base_version}, {what} {server_version}")
             }
             PlanError::DiskShort { needed, free } => format!(
                 "the recovery needs {needed} bytes free beside the data directory, {free} are free: {} bytes short",
@@ -339,7 +345,9 @@ impl PlanError {
                 "Leave out only transactions between the oldest backup and the target.".to_owned()
             }
             PlanError::VersionMismatch { base_version, .. } => {
-                format!("Install version {base_version}, or choose a target after a backup of the version that runs.")
+                format!(
+                    "Install version {base_version} or a later one of its series, or choose a target after a backup of the version that runs."
+                )
             }
             PlanError::DiskShort { needed, free } => {
                 format!("Free at least {} bytes on that file system.", needed.saturating_sub(*free))

@@ -65,6 +65,7 @@ pub(in crate::recovery) struct Catalog {
     pub(in crate::recovery) now: i64,
     pub(in crate::recovery) shipped_as_of: Option<i64>,
     pub(in crate::recovery) server_version: String,
+    pub(in crate::recovery) program_version: String,
     pub(in crate::recovery) free_disk_bytes: Option<u64>,
     pub(in crate::recovery) busy: Option<String>,
     pub(in crate::recovery) bad: Vec<BadObject>,
@@ -107,6 +108,7 @@ impl Catalog {
             now: EPOCH + 1_000_000,
             shipped_as_of: Some(EPOCH + 1_000_000),
             server_version: "10.11.19-MariaDB".to_owned(),
+            program_version: String::new(),
             free_disk_bytes: None,
             busy: None,
             bad: Vec::new(),
@@ -126,6 +128,7 @@ impl Catalog {
                     catalog.shipped_as_of = seconds.parse::<i64>().ok().map(|seconds| EPOCH + seconds);
                 }
                 ["server", version] => catalog.server_version = (*version).to_owned(),
+                ["program", version] => catalog.program_version = (*version).to_owned(),
                 ["free", bytes] => catalog.free_disk_bytes = Some(bytes.parse().unwrap()),
                 ["bad", "backup", name] => catalog.spoil_backup(name),
                 ["bad", "chunk", "with", gtid] => catalog.spoil_chunk(gtid),
@@ -457,6 +460,7 @@ impl Catalog {
                 resolution: Resolution::Second,
                 shipped_as_of: self.shipped_as_of.map(seconds),
                 server_version: &self.server_version,
+                program_version: &self.program_version,
                 free_disk_bytes: self.free_disk_bytes,
                 busy: self.busy.as_deref(),
                 rates: Rates::default(),
