@@ -30,6 +30,8 @@ const PAYLOAD_HEAD_BYTES: usize = 20;
 /// The server's own limit (`FN_REFLEN` with its final zero).
 const PATH_BYTES_MAX: usize = 511;
 const NAME_BYTES_MAX: usize = 255;
+/// How deep a file may lie. A server's lie two deep; a few more for tablespaces in folders of somebody's own.
+const DEPTH_MAX: usize = 16;
 /// The tool has one file open for each of its threads, and a few more.
 const OPEN_FILES_MAX: usize = 512;
 /// More files than any server could have open tables.
@@ -350,10 +352,14 @@ impl Parser {
     /// Names a server's files can have below its data directory, and nothing else.
     fn check_path(&self, path: &[u8]) -> Result<String, Error> {
         let good_name = |name: &str| !matches!(name, "" | "." | "..") && name.len() <= NAME_BYTES_MAX;
+        let good = |text: &str| {
+            let mut names = text.split('/');
+            names.by_ref().take(DEPTH_MAX).all(good_name)
+                && names.next().is_none()
+                && !text.chars().any(|c| c.is_control() || c == '\\')
+        };
         match std::str::from_utf8(path) {
-            Ok(text) if text.split('/').all(good_name) && !text.chars().any(|c| c.is_control() || c == '\\') => {
-                Ok(text.to_owned())
-            }
+            Ok(text) if good(text) => Ok(text.to_owned()),
             _ => Err(self.corrupt(&format!("the path `{}` is none a backup may hold", path.escape_ascii()))),
         }
     }

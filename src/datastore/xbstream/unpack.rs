@@ -24,6 +24,8 @@ use crate::error::{Error, ErrorKind, error_of, io_error};
 const BUFFER_BYTES: usize = 1024 * 1024;
 /// Ended files that wait to be synced; each holds a descriptor.
 const UNSYNCED_FILES_MAX: usize = 64;
+/// So many directories at most have something new in them and are not synced: their names are kept.
+const UNSYNCED_DIRS_MAX: usize = 1_000;
 /// The kernel may ask to try again when names change elsewhere while it looks.
 const OPEN_ATTEMPTS_MAX: u32 = 16;
 const FILE_MODE: u32 = 0o660;
@@ -292,7 +294,8 @@ impl Sink for Tree<'_> {
     }
 
     fn boundary(&mut self, place: &Boundary<'_>) -> Result<(), Error> {
-        if place.offset - self.checkpoint_at < self.checkpoint_bytes {
+        let is_due = place.offset - self.checkpoint_at >= self.checkpoint_bytes;
+        if !is_due && self.changed_dirs.len() < UNSYNCED_DIRS_MAX {
             return Ok(());
         }
         self.checkpoint_at = place.offset;
