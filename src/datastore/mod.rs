@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
+#[cfg(test)]
+pub(crate) mod fuzz;
 pub(crate) mod mariadb;
 #[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
 pub(crate) mod mysql;
