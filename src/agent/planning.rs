@@ -7,14 +7,18 @@ use crate::agent::Context;
 use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
+use crate::datastore::version::program_version;
 use crate::domain::chunk::Chunk;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
 use crate::domain::id::{InstanceId, TimelineId};
+use crate::domain::instance::Instance;
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
 use crate::domain::transaction::Transaction;
 use crate::domain::verification::Damage;
 use crate::error::{Error, ErrorKind};
+use crate::recovery::plan::Resolution;
 use crate::recovery::plan::{ChunkSource, Facts, Rates, plan_recovery};
 use crate::recovery::transactions::list_transactions;
 use crate::recovery::{Planning, TransactionFilter, TransactionSummary};
@@ -107,6 +111,11 @@ impl AgentPlanning {
     }
 }
 
+/// MySQL stamps commits in microseconds.
+fn resolution(instance: &Instance) -> Resolution {
+    if instance.datastore == Datastore::Mysql { Resolution::Microsecond } else { Resolution::Second }
+}
+
 impl Planning for AgentPlanning {
     fn plan(&self, id: InstanceId, target: &RecoveryTarget) -> Result<RecoveryPlan, Error> {
         let shipper = self.crew.shipper(id)?;
@@ -118,6 +127,8 @@ impl Planning for AgentPlanning {
         let backups = self.context.store.read(|db| db.backups(None))?;
         let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
         let source = Source { context: &self.context, instance: id, kept: Mutex::default() };
+        // A program that can't be asked can't replay either, and then the recovery says so.
+        let program_version = program_version(&self.context.tools.of(instance.datastore).server).unwrap_or_default();
         let facts = Facts {
             instance: id,
             now: clock::now(),
@@ -126,9 +137,11 @@ impl Planning for AgentPlanning {
             source: &source,
             damage: &damage,
             server_version: &instance.version,
+            program_version: &program_version,
             free_disk_bytes: free_bytes(&instance.server.work_dir),
             busy: None,
             rates: Rates::default(),
+            resolution: resolution(&instance),
             shipped_as_of: drained.is_ok().then_some(shipped_as_of),
         };
         let mut plan = plan_recovery(&facts, target).map_err(Error::from)?;

@@ -78,7 +78,7 @@ fn flavor_view() -> Value {
 }
 
 fn datastore(router: &Router) -> Result<Value, Error> {
-    let name = router.service.datastore();
+    let name = router.service.datastore().name();
     let versions = version_views(router)?;
     let default = versions.last().map_or(Value::Null, |version| version["id"].clone());
     Ok(json!({
@@ -88,7 +88,7 @@ fn datastore(router: &Router) -> Result<Value, Error> {
 
 /// The series that instances run, oldest first; there is always one, since clients take the default from them.
 fn version_views(router: &Router) -> Result<Vec<Value>, Error> {
-    let name = router.service.datastore();
+    let name = router.service.datastore().name();
     let views = router.service.instances()?;
     let mut known: BTreeSet<&str> =
         views.iter().filter(|v| !v.instance.version.is_empty()).map(|v| series(&v.instance.version)).collect();
@@ -101,7 +101,7 @@ fn version_views(router: &Router) -> Result<Vec<Value>, Error> {
 
 /// The path takes the name as well as the id.
 fn check_name(router: &Router, call: &Call<'_>) -> Result<(), Error> {
-    let name = router.service.datastore();
+    let name = router.service.datastore().name();
     let asked = call.param("datastore");
     if asked == name || asked == version_id(name, "") { Ok(()) } else { Err(not_found("datastore", asked)) }
 }

@@ -113,7 +113,7 @@ fn answer(view: &InstanceView) -> Reply {
 }
 
 fn check_datastore(router: &Router, datastore: &mut Members) -> Result<(), Error> {
-    let offered = router.service.datastore();
+    let offered = router.service.datastore().name();
     match datastore.text("type")? {
         Some(kind) if kind != offered => Err(Error::new(
             ErrorKind::Unsupported,

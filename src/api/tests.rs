@@ -494,7 +494,7 @@ fn transactions_are_filtered_as_asked() {
     assert_eq!(transaction["begins_at"], "binlog.000001:600");
     assert_eq!(transaction["destructive"], true);
     let filter = rig.bench.planning.filters.lock().unwrap().pop().unwrap();
-    assert_eq!((filter.since, filter.until), (Some(1_767_225_601), Some(1_767_312_000)));
+    assert_eq!((filter.since, filter.until), (Some(1_767_225_600_500_000), Some(1_767_312_000_000_000)));
     assert_eq!((filter.table.as_deref(), filter.destructive, filter.limit), (Some("shop.orders"), true, 7));
     rig.get(&path);
     let filter = rig.bench.planning.filters.lock().unwrap().pop().unwrap();

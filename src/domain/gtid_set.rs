@@ -19,8 +19,10 @@ const NUMBER_MAX: u64 = i64::MAX as u64 - 1;
 const TAG_BYTES_MAX: usize = 32;
 
 /// The tag of a GTID: empty, or a letter or underscore and up to 31 letters, digits and underscores, in lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub(crate) struct Tag(String);
+///
+/// Padded with zeros, so that a GTID is a plain value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(crate) struct Tag([u8; TAG_BYTES_MAX]);
 
 impl Tag {
     /// The tag with this name; `None` when no tag can be named so.
@@ -29,16 +31,31 @@ impl Tag {
         let is_tag = begins_well
             && name.len() <= TAG_BYTES_MAX
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        is_tag.then(|| Tag(name.to_ascii_lowercase()))
+        let mut tag = Tag::default();
+        tag.0.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        tag.0.make_ascii_lowercase();
+        is_tag.then_some(tag)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0 == [0; TAG_BYTES_MAX]
+    }
+
+    fn name(&self) -> &str {
+        let length = self.0.iter().position(|byte| *byte == 0).unwrap_or(TAG_BYTES_MAX);
+        // Nothing but ASCII was ever put in.
+        self.0.get(..length).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name().fmt(f)
     }
 }
 
 /// Whose numbers: `uuid` or `uuid:tag`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(crate) struct GtidSource {
     pub(crate) uuid: Uuid,
     pub(crate) tag: Tag,
@@ -47,13 +64,12 @@ pub(crate) struct GtidSource {
 impl fmt::Display for GtidSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.uuid)?;
-        if self.tag.is_empty() { Ok(()) } else { write!(f, ":{}", self.tag.0) }
+        if self.tag.is_empty() { Ok(()) } else { write!(f, ":{}", self.tag.name()) }
     }
 }
 
 /// One transaction's id: `uuid:number` or `uuid:tag:number`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct MysqlGtid {
     pub(crate) source: GtidSource,
     /// From 1 to 2^63 - 2.
@@ -123,6 +139,11 @@ impl GtidSet {
         self.0.iter().map(|(source, intervals)| (source, intervals.as_slice()))
     }
 
+    /// The highest number of a source; absent when it has none.
+    pub(crate) fn last_of(&self, source: &GtidSource) -> Option<u64> {
+        self.0.get(source)?.last().map(|interval| interval.last)
+    }
+
     pub(crate) fn contains(&self, gtid: &MysqlGtid) -> bool {
         let Some(intervals) = self.0.get(&gtid.source) else { return false };
         let at = intervals.partition_point(|interval| interval.last < gtid.number);
@@ -134,19 +155,26 @@ impl GtidSet {
         // Nearly every GTID goes on where the last one ended: no list is moved and no name copied for it.
         match self.0.get_mut(&gtid.source) {
             Some(intervals) => insert(intervals, interval),
-            None => self.add_interval(gtid.source.clone(), interval),
+            None => drop(self.0.insert(gtid.source, vec![interval])),
         }
     }
 
-    pub(crate) fn add_interval(&mut self, source: GtidSource, interval: Interval) {
-        insert(self.0.entry(source).or_default(), interval);
+    /// The set of all these runs, in whatever order they come.
+    pub(crate) fn of(runs: BTreeMap<GtidSource, Vec<Interval>>) -> GtidSet {
+        let runs = runs.into_iter().filter(|(_, intervals)| !intervals.is_empty());
+        GtidSet(runs.map(|(source, intervals)| (source, in_order(intervals))).collect())
     }
 
     /// Adds everything of `other`.
     pub(crate) fn unite(&mut self, other: &GtidSet) {
         for (source, intervals) in &other.0 {
-            for interval in intervals {
-                self.add_interval(source.clone(), *interval);
+            let known = self.0.entry(*source).or_default();
+            match intervals.as_slice() {
+                [one] => insert(known, *one),
+                more => {
+                    known.extend_from_slice(more);
+                    *known = in_order(std::mem::take(known));
+                }
             }
         }
     }
@@ -160,7 +188,7 @@ impl GtidSet {
                 None => intervals.clone(),
             };
             if !left.is_empty() {
-                rest.insert(source.clone(), left);
+                rest.insert(*source, left);
             }
         }
         GtidSet(rest)
@@ -182,6 +210,17 @@ fn insert(intervals: &mut Vec<Interval>, interval: Interval) {
         merged.last = merged.last.max(known.last);
     }
     intervals.splice(begin..end.max(begin), [merged]);
+}
+
+/// Puts intervals in order and makes one of those that overlap or touch.
+fn in_order(mut intervals: Vec<Interval>) -> Vec<Interval> {
+    intervals.sort_unstable_by_key(|interval| interval.first);
+    intervals.dedup_by(|next, known| {
+        let is_one = next.first <= known.last + 1;
+        known.last = if is_one { known.last.max(next.last) } else { known.last };
+        is_one
+    });
+    intervals
 }
 
 fn subtract(intervals: &[Interval], taken: &[Interval]) -> Vec<Interval> {
@@ -215,7 +254,7 @@ impl fmt::Display for GtidSet {
                 uuid = Some(source.uuid);
             }
             if !source.tag.is_empty() {
-                write!(f, ":{}", source.tag.0)?;
+                write!(f, ":{}", source.tag.name())?;
             }
             for Interval { first, last } in intervals {
                 if first == last { write!(f, ":{first}")? } else { write!(f, ":{first}-{last}")? }
@@ -230,38 +269,36 @@ impl FromStr for GtidSet {
 
     /// Reads what the server reads: intervals and tags in any order, repeated, with spaces between.
     fn from_str(text: &str) -> Result<GtidSet, Error> {
-        let mut set = GtidSet::default();
+        let mut runs = BTreeMap::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            set.parse_uuid_part(part).ok_or_else(|| {
+            parse_uuid_part(part, &mut runs).ok_or_else(|| {
                 Error::new(ErrorKind::InvalidInput, format!("`{part}` is not a set of GTIDs"))
                     .hint("Write a set as uuid:first-last, for example 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:8.")
             })?;
         }
-        Ok(set)
+        Ok(GtidSet::of(runs))
     }
 }
 
-impl GtidSet {
-    fn parse_uuid_part(&mut self, part: &str) -> Option<()> {
-        let mut fields = part.split(':').map(str::trim);
-        let mut source = GtidSource { uuid: parse_uuid(fields.next()?)?, tag: Tag::default() };
-        for field in fields {
-            if let Some(tag) = Tag::new(field).filter(|tag| !tag.is_empty()) {
-                source.tag = tag;
-                continue;
-            }
-            let (first, last) = field.split_once('-').unwrap_or((field, field));
-            let (first, last) = (parse_number(first)?, parse_number(last)?);
-            if first == 0 || last > NUMBER_MAX {
-                return None;
-            }
-            // An interval that ends before it begins is empty to the server, and no error.
-            if let Some(interval) = Interval::new(first, last) {
-                self.add_interval(source.clone(), interval);
-            }
+fn parse_uuid_part(part: &str, runs: &mut BTreeMap<GtidSource, Vec<Interval>>) -> Option<()> {
+    let mut fields = part.split(':').map(str::trim);
+    let mut source = GtidSource { uuid: parse_uuid(fields.next()?)?, tag: Tag::default() };
+    for field in fields {
+        if let Some(tag) = Tag::new(field).filter(|tag| !tag.is_empty()) {
+            source.tag = tag;
+            continue;
         }
-        Some(())
+        let (first, last) = field.split_once('-').unwrap_or((field, field));
+        let (first, last) = (parse_number(first)?, parse_number(last)?);
+        if first == 0 || last > NUMBER_MAX {
+            return None;
+        }
+        // An interval that ends before it begins is empty to the server, and no error.
+        if let Some(interval) = Interval::new(first, last) {
+            runs.entry(source).or_default().push(interval);
+        }
     }
+    Some(())
 }
 
 fn parse_uuid(text: &str) -> Option<Uuid> {
@@ -275,6 +312,7 @@ fn parse_number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
+/// Serde by text.
 macro_rules! text_form {
     ($type:ty) => {
         impl From<$type> for String {
@@ -293,8 +331,8 @@ macro_rules! text_form {
     };
 }
 
-text_form!(MysqlGtid);
 text_form!(GtidSet);
+pub(crate) use text_form;
 
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,10 @@ pub(crate) mod backup;
 pub(crate) mod chunk;
 pub(crate) mod compression;
 pub(crate) mod coordinate;
+pub(crate) mod datastore;
 #[cfg(test)]
 pub(crate) mod fuzz;
 pub(crate) mod gtid;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
 pub(crate) mod gtid_set;
 pub(crate) mod id;
 pub(crate) mod instance;

@@ -55,7 +55,7 @@ pub(crate) struct InstanceView {
 /// The stretch of time the instance can be recovered to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recoverable {
-    /// Commit times, seconds since 1970.
+    /// Commit times, microseconds since 1970.
     pub(crate) earliest: i64,
     pub(crate) latest: i64,
     /// The chunks behind holes: no target inside such a hole can be reached.
@@ -173,7 +173,7 @@ impl Service {
             status: InstanceStatus::Build,
             fault: None,
             server,
-            datastore: self.settings.datastore.clone(),
+            datastore: self.settings.datastore,
             version: String::new(),
             created_at: now,
             updated_at: now,
@@ -311,9 +311,9 @@ fn recoverable(db: &Db<'_>, id: InstanceId, shipping: Option<&ShippingStatus>) -
     Ok(Some(Recoverable { earliest: oldest.clock, latest, gaps }))
 }
 
-/// Seconds since 1970 as a time; one beyond what can be told is the nearest that can.
-pub(crate) fn time(seconds: i64) -> Timestamp {
-    Timestamp::from_second(seconds).unwrap_or(if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX })
+/// Microseconds since 1970 as a time; one beyond what can be told is the nearest that can.
+pub(crate) fn time(microseconds: i64) -> Timestamp {
+    Timestamp::from_microsecond(microseconds).unwrap_or(if microseconds < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Instance, InstanceStatus};
 use crate::domain::task::{Task, TaskKind};
 use crate::error::{Error, ErrorKind};
@@ -35,8 +36,8 @@ pub(crate) use crate::service::verifications::{BadView, VerificationView};
 pub(crate) struct ServiceSettings {
     /// Absolute; created instances live below it.
     pub(crate) state_dir: PathBuf,
-    /// `mariadb` or `mysql`: what created and adopted servers are.
-    pub(crate) datastore: String,
+    /// What servers are that are created without a word on it.
+    pub(crate) datastore: Datastore,
     /// What stood in the way of beginning with an empty state, for people.
     pub(crate) notice: Option<String>,
 }
@@ -55,8 +56,8 @@ impl Service {
     }
 
     /// What created and adopted servers are.
-    pub(crate) fn datastore(&self) -> &str {
-        &self.settings.datastore
+    pub(crate) fn datastore(&self) -> Datastore {
+        self.settings.datastore
     }
 
     /// What whoever begins here should know, as long as there is no instance.

@@ -12,6 +12,7 @@ use crate::agent::recovery::outage::Outage;
 use crate::datastore::owner::Owner;
 use crate::datastore::xbstream::{Checkpoint, Target, Unpacked};
 use crate::datastore::{mariadb, scratch, xbstream};
+use crate::domain::backup::Strategy;
 use crate::domain::instance::{Control, Instance};
 use crate::domain::task::ProgressUnit;
 use crate::durable;
@@ -31,10 +32,11 @@ pub(super) const REPLAY_BEGUN: &str = "replay-begun";
 /// Whom the data belongs to: the server's user.
 pub(super) fn server_owner(context: &Context, instance: &Instance) -> Result<Owner, Error> {
     match instance.server.control {
-        Control::Created => Owner::of_user(&context.tools.server_user),
+        Control::Created => Owner::of_user(&context.tools.of(instance.datastore).server_user),
         Control::Systemd { .. } | Control::Argv { .. } => {
             // The directory may be gone; its parent then says nothing, the configured user does.
-            Owner::of_path(&instance.server.data_dir).or_else(|_| Owner::of_user(&context.tools.server_user))
+            Owner::of_path(&instance.server.data_dir)
+                .or_else(|_| Owner::of_user(&context.tools.of(instance.datastore).server_user))
         }
     }
 }
@@ -178,7 +180,15 @@ pub(super) fn prepare(walk: &mut Walk<'_>) -> Result<(), Error> {
     }
     let new_dir = walk.new_dir();
     let log = walk.dir().join("prepare.log");
-    mariadb::prepare(&walk.context.tools, &new_dir, &log, &walk.cancelled)?;
+    match walk.journal.plan.base_strategy {
+        Strategy::Mariabackup => mariadb::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?,
+        // A server has started on it before it counted as a backup.
+        Strategy::Clone => {}
+        other => {
+            let message = format!("a backup made by `{}` cannot be restored here", other.name());
+            return Err(Error::new(ErrorKind::Unsupported, message).hint("Choose another backup with --backup."));
+        }
+    }
     walk.journal.layout = mariadb::innodb_layout(&new_dir)?;
     server_owner(walk.context, &walk.instance)?.give_tree(&new_dir)?;
     walk.enter(Event::Prepared)

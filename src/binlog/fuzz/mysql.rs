@@ -1,22 +1,12 @@
-//! Binlog files of MySQL.
+//! What the events of MySQL's binlogs hold, changed: packed transactions too.
 
-use std::collections::BTreeSet;
-
-use super::events::{BinlogFile, changed, with_statement};
-use super::{Stop, Trickle, for_each_event};
+use super::events::with_statement;
 use crate::binlog::event::{HEADER_BYTES, event_type as common};
-use crate::binlog::mysql::event::{event_type, refuse_encrypted};
-use crate::binlog::mysql::relay::RelayWriter;
-use crate::binlog::mysql::scanner::{MysqlTransaction, ScanPoint, Scanner};
-use crate::binlog::reader::EventReader;
-use crate::binlog::scanner::Pushed;
-use crate::domain::transaction::Transaction;
-use crate::error::ErrorKind;
-use crate::fuzz::{Dice, Target, golden, mutate};
+use crate::binlog::mysql::event::event_type;
+use crate::fuzz::{Dice, mutate};
 
-const LATER_THAN_ALL: i64 = 4_000_000_000_000_000;
-
-const TYPES: [u8; 24] = [
+/// Types a server knows, and some it does not.
+pub(super) const TYPES: [u8; 24] = [
     common::QUERY,
     common::STOP,
     common::ROTATE,
@@ -43,118 +33,7 @@ const TYPES: [u8; 24] = [
     162,
 ];
 
-/// Reader, scanner, packed transactions and relay logs.
-pub(super) struct MysqlBinlog {
-    corpus: Vec<BinlogFile>,
-}
-
-impl MysqlBinlog {
-    pub(super) fn new() -> MysqlBinlog {
-        MysqlBinlog { corpus: golden("binlog-mysql", ".binlog").iter().map(|file| BinlogFile::of(file)).collect() }
-    }
-}
-
-impl Target for MysqlBinlog {
-    fn name(&self) -> &'static str {
-        "binlog-mysql"
-    }
-
-    fn input(&mut self, dice: &mut Dice) -> Vec<u8> {
-        changed(dice, &self.corpus, &TYPES, change_body)
-    }
-
-    fn read(&mut self, input: &[u8]) {
-        let _ = refuse_encrypted(input);
-        let scanned = scan(Scanner::begin(0), EventReader::begin(input));
-        scanned.check(0, input.len() as u64);
-        assert_eq!(scanned, scan(Scanner::begin(0), EventReader::begin(Trickle::new(input))), "read in small pieces");
-        let Some(middle) = scanned.points.get(scanned.points.len() / 2).cloned() else { return };
-        let at = middle.position;
-        let rest = &input[usize::try_from(at).unwrap()..];
-        let rest = scan(Scanner::resume(middle.clone()), EventReader::resume(rest, at, &middle.format));
-        rest.check(at, input.len() as u64);
-        let behind = scanned.transactions.iter().filter(|it| it.begin >= at);
-        assert!(rest.transactions.iter().eq(behind) && rest.stop == scanned.stop, "resumed at {at}");
-        write_relay_log(input, &scanned);
-    }
-
-    /// As for MariaDB; what is packed is looked at event by event.
-    fn memory_max(&self, input_bytes: usize) -> usize {
-        (24 << 20) + 24 * input_bytes
-    }
-}
-
-#[derive(Debug, PartialEq)]
-struct Scanned {
-    transactions: Vec<MysqlTransaction>,
-    points: Vec<ScanPoint>,
-    has_incident: bool,
-    stop: Stop,
-    boundary: u64,
-}
-
-fn scan<R: std::io::Read>(mut scanner: Scanner, reader: EventReader<R>) -> Scanned {
-    let (mut transactions, mut points, mut has_incident) = (Vec::new(), Vec::new(), false);
-    let mut boundary = scanner.boundary();
-    let stop = for_each_event(reader, |event| {
-        has_incident |= event.header.event_type == common::INCIDENT;
-        if let Pushed::Transaction(transaction) = scanner.push(event, LATER_THAN_ALL)? {
-            transactions.push(transaction);
-        }
-        assert!(scanner.boundary() >= boundary && scanner.boundary() <= event.end(), "the boundary goes astray");
-        if scanner.boundary() > boundary {
-            boundary = scanner.boundary();
-            if points.len() < 64 {
-                points.extend(scanner.scan_point());
-            }
-        }
-        Ok(())
-    });
-    Scanned { transactions, points, has_incident, stop, boundary }
-}
-
-impl Scanned {
-    fn check(&self, begin: u64, end: u64) {
-        let mut at = begin;
-        let mut clock = i64::MIN;
-        for transaction in &self.transactions {
-            assert!(at <= transaction.begin && transaction.begin < transaction.end, "transactions overlap");
-            assert!(transaction.committed_at >= clock, "a commit before the one before it");
-            assert!(transaction.tables.len() <= Transaction::TABLES_MAX);
-            assert!(transaction.statement.as_ref().is_none_or(|text| text.len() <= Transaction::STATEMENT_MAX));
-            (at, clock) = (transaction.end, transaction.committed_at);
-        }
-        assert!(at <= self.boundary.max(begin) && self.boundary <= end.max(begin), "the boundary lies outside");
-    }
-}
-
-/// What was scanned can be replayed, all of it.
-fn write_relay_log(input: &[u8], scanned: &Scanned) {
-    let Some(format) = scanned.points.first().map(|point| &point.format) else { return };
-    // What is stored of a file ends with its last whole transaction.
-    let stored = &input[..usize::try_from(scanned.boundary).unwrap()];
-    let mut out = Vec::new();
-    let mut writer = RelayWriter::begin(&mut out, format).unwrap();
-    let written = writer.piece(stored, 0, 0, scanned.boundary, &BTreeSet::new()).and_then(|()| writer.finish());
-    let stats = match written {
-        Ok(stats) => stats,
-        Err(err) => {
-            assert!(err.kind() == ErrorKind::Refused && scanned.has_incident, "{err}");
-            return;
-        }
-    };
-    assert_eq!(stats.transactions, scanned.transactions.len() as u64);
-    assert_eq!(stats.bytes, out.len() as u64);
-    if format.has_checksums() {
-        let again = scan(Scanner::begin(0), EventReader::begin(&out[..]));
-        assert_eq!(again.stop, Stop::End);
-        let gtids =
-            |transactions: &[MysqlTransaction]| transactions.iter().map(|it| it.gtid.clone()).collect::<Vec<_>>();
-        assert!(gtids(&again.transactions) == gtids(&scanned.transactions), "a relay log of other transactions");
-    }
-}
-
-fn change_body(dice: &mut Dice, event_type: u8, mut body: Vec<u8>) -> Vec<u8> {
+pub(super) fn change_body(dice: &mut Dice, event_type: u8, mut body: Vec<u8>) -> Vec<u8> {
     match event_type {
         common::QUERY => with_statement(dice, &body, |_, text| text.to_vec()),
         event_type::ROWS_QUERY => [&[dice.byte()][..], &super::sql::statement(dice)].concat(),

@@ -1,11 +1,15 @@
 //! What MySQL's own events hold. Every decoder takes an event whose checksum was right and still believes none of its lengths.
 
+use std::collections::BTreeMap;
 use std::str;
 
 use uuid::Uuid;
 
 use crate::binlog::event::{Event, Fields};
+use crate::binlog::group::Head;
+use crate::domain::gtid::Gtid;
 use crate::domain::gtid_set::{GtidSet, GtidSource, Interval, MysqlGtid, Tag};
+use crate::domain::transaction::MICROSECONDS;
 use crate::error::{Error, ErrorKind};
 
 /// The first four bytes of an encrypted binlog file.
@@ -56,6 +60,18 @@ impl GtidEvent {
             _ => GtidEvent::parse_plain(event.body, event.header.event_type == event_type::ANONYMOUS_GTID),
         };
         parsed.ok_or_else(|| event.malformed("the GTID event"))
+    }
+
+    /// What it says of its transaction; servers before MySQL 8.0.1 give whole seconds only.
+    pub(in crate::binlog) fn head(self, event: &Event<'_>) -> Head {
+        let seconds = i64::from(event.header.timestamp) * MICROSECONDS;
+        Head {
+            gtid: self.gtid.map(Gtid::Mysql),
+            stamped_at: self.committed_at.and_then(|micros| i64::try_from(micros).ok()).unwrap_or(seconds),
+            is_standalone: false,
+            is_xa: false,
+            is_unfinished_alter: false,
+        }
     }
 
     fn parse_plain(body: &[u8], is_anonymous: bool) -> Option<GtidEvent> {
@@ -125,17 +141,17 @@ pub(crate) fn previous_gtids(event: &Event<'_>) -> Result<GtidSet, Error> {
             1 => ((head >> 8) & 0xffff_ffff_ffff, true),
             _ => return None,
         };
-        let mut set = GtidSet::default();
+        let mut runs: BTreeMap<GtidSource, Vec<Interval>> = BTreeMap::new();
         for _ in 0..sources {
             let uuid = uuid(&mut fields)?;
             let tag = if has_tags { read_tag(&mut fields)? } else { Tag::default() };
-            let source = GtidSource { uuid, tag };
+            let intervals = runs.entry(GtidSource { uuid, tag }).or_default();
             for _ in 0..fields.u64()? {
                 let (first, behind_last) = (fields.u64()?, fields.u64()?);
-                set.add_interval(source.clone(), Interval::new(first, behind_last.checked_sub(1)?)?);
+                intervals.push(Interval::new(first, behind_last.checked_sub(1)?)?);
             }
         }
-        Some(set)
+        Some(GtidSet::of(runs))
     })();
     parsed.ok_or_else(|| event.malformed("the Previous_gtids event"))
 }

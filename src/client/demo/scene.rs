@@ -330,9 +330,9 @@ impl<'a> Scene<'a> {
         let mut wrong = Vec::new();
         for attempt in self.load()?.attempts() {
             let Fate::Acknowledged { gtid: Some(gtid) } = attempt.fate else { continue };
-            let Some(last) = fence.last(gtid.domain) else { continue };
-            if (attempt.boot >= first) != (gtid.sequence > last.sequence) {
-                wrong.push(format!("{gtid} lies on the wrong side of the fence at {last}"));
+            let Some(is_before) = fence.includes(&gtid) else { continue };
+            if (attempt.boot >= first) == is_before {
+                wrong.push(format!("{gtid} lies on the wrong side of the fence at {fence}"));
             }
         }
         if !wrong.is_empty() {

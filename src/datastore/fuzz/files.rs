@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::datastore::mariadb;
+use crate::datastore::version::plain_version;
 use crate::fuzz::{Dice, Target, mutate};
 
 const CORPUS: [&str; 6] = [
@@ -35,8 +36,8 @@ impl Target for ToolFiles {
         if let Ok(position) = mariadb::parse_binlog_info(&text) {
             assert_eq!(position.to_string().parse::<crate::domain::coordinate::BinlogPosition>().unwrap(), position);
         }
-        let _ = mariadb::info_field(&text, "server_version").map(mariadb::plain_version);
-        let _ = (mariadb::plain_version(&text), mariadb::check_completed("tool", &text));
+        let _ = mariadb::info_field(&text, "server_version").map(plain_version);
+        let _ = (plain_version(&text), mariadb::check_completed("tool", &text));
         // As the recovery does, which finds them on disk.
         let scratch = super::Scratch::new();
         for name in ["xtrabackup_binlog_pos_innodb", "backup-my.cnf"] {

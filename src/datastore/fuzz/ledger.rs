@@ -31,7 +31,11 @@ impl Ledger {
             let _ = scratch.unpack(&stream[..stream.len() * 3 / 4], &dir, &Checkpoint::default(), 300);
             let text = fs::read_to_string(scratch.ledger()).unwrap();
             let lines = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            cut_off.push(CutOff { lines, files: tree(&dir).into_iter().collect(), stream });
+            cut_off.push(CutOff {
+                lines,
+                files: tree(&dir).into_iter().map(|(path, made)| (path, made.bytes)).collect(),
+                stream,
+            });
         }
         Ledger { corpus: cut_off, scratch }
     }

@@ -71,20 +71,30 @@ impl Drop for Scratch {
     }
 }
 
-/// Every file below `dir` with its bytes.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+/// A file, whose bytes are of no concern when it is long: then most of them are gaps.
+#[derive(Debug, Clone, PartialEq)]
+struct Made {
+    length: u64,
+    bytes: Vec<u8>,
+}
+
+/// Every file below `dir`.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Made> {
+    const BYTES_MAX: u64 = 4 << 20;
     let mut found = BTreeMap::new();
     let mut left = vec![dir.to_owned()];
     while let Some(at) = left.pop() {
         for entry in fs::read_dir(&at).unwrap() {
             let entry = entry.unwrap();
-            match entry.file_type().unwrap() {
-                kind if kind.is_dir() => left.push(entry.path()),
-                kind => {
-                    assert!(kind.is_file(), "`{}` is no regular file", entry.path().display());
-                    found.insert(entry.path().strip_prefix(dir).unwrap().to_owned(), fs::read(entry.path()).unwrap());
-                }
+            let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+            if metadata.is_dir() {
+                left.push(path);
+                continue;
             }
+            assert!(metadata.is_file(), "`{}` is no regular file", path.display());
+            let length = metadata.len();
+            let bytes = if length <= BYTES_MAX { fs::read(&path).unwrap() } else { Vec::new() };
+            found.insert(path.strip_prefix(dir).unwrap().to_owned(), Made { length, bytes });
         }
     }
     found

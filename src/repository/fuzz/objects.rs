@@ -6,7 +6,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{Shelf, repository, time};
+use crate::domain::backup::Strategy;
 use crate::domain::compression::Compression;
+use crate::domain::datastore::Datastore;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::instance::{InstanceSettings, Server};
 use crate::domain::recovery::Recovery;
@@ -108,8 +110,9 @@ fn manifest(instance: InstanceId, timeline: &Timeline, recovery: &Recovery) -> M
         timeline: timeline.id,
         name: "nightly".to_owned(),
         description: "a \"description\"\n".to_owned(),
-        datastore: "mariadb".to_owned(),
+        datastore: Datastore::Mariadb,
         server_version: "10.11.19".to_owned(),
+        strategy: Strategy::Mariabackup,
         tool: "mariadb-backup".to_owned(),
         tool_version: "10.11.19".to_owned(),
         compression: "zstd".to_owned(),
@@ -128,7 +131,7 @@ fn instance_settings(instance: InstanceId, timeline: &Timeline, name: &str) -> I
     InstanceSettings {
         instance,
         name: name.to_owned(),
-        datastore: "mariadb".to_owned(),
+        datastore: Datastore::Mariadb,
         version: "10.11.19".to_owned(),
         server: Server::created(std::path::Path::new("/srv/x"), instance, 3306).unwrap(),
         options: Some("[mariadbd]\n".to_owned()),
