@@ -168,6 +168,7 @@ fn is_lock_wait(err: &Error) -> bool {
 
 impl DumpStream {
     /// The place in the binlog that the rows are from.
+    #[cfg(test)]
     pub(crate) fn position(&self) -> Option<&BinlogPosition> {
         self.splitter.position()
     }
