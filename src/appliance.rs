@@ -16,7 +16,9 @@ use crate::agent::verify::schedule::Schedule;
 use crate::agent::{Context, Settings, rebuild};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::{self, Config};
-use crate::datastore::Tools;
+use crate::datastore::version::program_version;
+use crate::datastore::{Toolbox, Tools};
+use crate::domain::datastore::Datastore;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::lock::StateLock;
@@ -25,7 +27,7 @@ use crate::process::Cmd;
 use crate::queue::{Bell, Run, Workers};
 use crate::repository::codec::IdentitySource;
 use crate::repository::{self, Repository, Transfers, hex};
-use crate::service::{Service, ServiceSettings, hex_of};
+use crate::service::{Installed, Service, ServiceSettings, hex_of};
 use crate::storage::Access;
 use crate::store::Store;
 
@@ -76,10 +78,12 @@ impl Appliance {
         repository.make_ready();
         ensure_token(&store, &config.state_dir)?;
         let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
+        let tools = tools(config);
+        let installed = installed(&tools);
         let context = Arc::new(Context {
             store: store.clone(),
             repository,
-            tools: tools(config),
+            tools,
             settings: Settings {
                 state_dir: config.state_dir.clone(),
                 poll: config.shipping.poll,
@@ -105,7 +109,7 @@ impl Appliance {
             Arc::new(move |task| crew.carry_out(task))
         };
         let workers = Workers::start(&store, &bell, config.workers, run)?;
-        let settings = ServiceSettings { state_dir: config.state_dir.clone(), datastore: "mariadb".to_owned(), notice };
+        let settings = ServiceSettings { state_dir: config.state_dir.clone(), installed, notice };
         let service = Arc::new(Service::new(store, bell, planning, settings));
         let api = Api::start(service, http_settings(config))?;
         let url = api.url();
@@ -128,15 +132,29 @@ impl Appliance {
 }
 
 /// The programs that the configuration names.
-pub(crate) fn tools(config: &Config) -> Tools {
-    Tools {
-        server: config.mariadb.server.clone(),
-        install_db: config.mariadb.install_db.clone(),
-        backup: config.mariadb.backup.clone(),
-        server_user: config.mariadb.server_user.clone(),
-        buffer_pool_bytes: config.mariadb.buffer_pool_bytes,
+pub(crate) fn tools(config: &Config) -> Toolbox {
+    let of = |datastore, from: &config::Installation| Tools {
+        datastore,
+        strategy: from.strategy,
+        server: from.server.clone(),
+        install_db: from.install_db.clone(),
+        backup: from.backup.clone(),
+        client: from.client.clone(),
+        dump: from.dump.clone(),
+        server_user: from.server_user.clone(),
+        buffer_pool_bytes: from.buffer_pool_bytes,
         replay_buffer_pool_bytes: config.recovery.replay_buffer_pool_bytes,
-    }
+    };
+    Toolbox { mariadb: of(Datastore::Mariadb, &config.mariadb), mysql: of(Datastore::Mysql, &config.mysql) }
+}
+
+/// The servers that can be created here, MariaDB first. One whose program does not say its version can't be started.
+fn installed(tools: &Toolbox) -> Vec<Installed> {
+    let found = Datastore::ALL.into_iter().filter_map(|datastore| {
+        let version = program_version(&tools.of(datastore).server).ok()?;
+        Some(Installed { datastore, version })
+    });
+    found.collect()
 }
 
 /// How the configuration wants the repository to be reached and written.

@@ -3,17 +3,19 @@
 //! Without a server it tells whether configuration, tools, state directory and repository are fit for use; with one it
 //! also reads that server's real settings. What stands in the way is named with the line that mends it.
 
+mod programs;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::agent::check::{Problem, inspect};
+use crate::agent::check::inspect;
 use crate::appliance::{repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
-use crate::datastore::mariadb::program_version;
+use crate::datastore::inspect::Problem;
 use crate::domain::instance::{Control, Server};
 use crate::error::{Error, ErrorKind, io_error};
 use crate::repository::codec::Codec;
@@ -25,18 +27,20 @@ use crate::store::Store;
 pub(crate) fn run(check: &cli::Check) -> Result<(), Error> {
     let config = Config::load(check.config.as_deref())?;
     let mut fine = Vec::new();
-    let mut problems = Vec::new();
+    let (mut warnings, mut problems) = (Vec::new(), Vec::new());
     check_host(&config, &mut fine, &mut problems);
     match (&check.socket, &check.defaults_file) {
         (Some(socket), Some(defaults_file)) => {
             let report = inspect(&tools(&config), &candidate(socket, defaults_file)?)?;
             fine.push(format!(
-                "The server on {} answers: MariaDB {}, data in {}.",
+                "The server on {} answers: {} {}, data in {}.",
                 socket.display(),
+                report.datastore.title(),
                 report.version,
                 report.server.data_dir.display()
             ));
             problems.extend(report.problems);
+            warnings = report.warnings;
         }
         (None, None) => {}
         (Some(_), None) | (None, Some(_)) => {
@@ -44,7 +48,7 @@ pub(crate) fn run(check: &cli::Check) -> Result<(), Error> {
                 .hint("The option file's [client] section holds user and password."));
         }
     }
-    print(check.json, &fine, &problems)?;
+    print(check.json, &fine, &warnings, &problems)?;
     if problems.is_empty() {
         return Ok(());
     }
@@ -67,24 +71,9 @@ fn candidate(socket: &Path, defaults_file: &Path) -> Result<Server, Error> {
 }
 
 fn check_host(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<Problem>) {
-    for (program, package) in [
-        (&config.mariadb.server, "mariadb-server"),
-        (&config.mariadb.install_db, "mariadb-server"),
-        (&config.mariadb.backup, "mariadb-backup"),
-    ] {
-        // mariadb-install-db is a script without a version of its own.
-        let found = if program == &config.mariadb.install_db {
-            if program.is_file() { Ok("found".to_owned()) } else { Err(()) }
-        } else {
-            program_version(program).map_err(|_| ())
-        };
-        match found {
-            Ok(version) => fine.push(format!("{}: {version}.", program.display())),
-            Err(()) => problems.push(Problem {
-                what: format!("`{}` cannot be run", program.display()),
-                mend: format!("Install the package {package}, or name the program in [mariadb] of the configuration."),
-            }),
-        }
+    match Store::peek_datastores(&config.state_dir) {
+        Ok(needed) => programs::check(config, &needed, fine, problems),
+        Err(err) => problems.push(problem_of(&err)),
     }
     check_encryption(config, fine, problems);
     check_repository(config, fine, problems);
@@ -167,14 +156,15 @@ fn check_encryption(config: &Config, fine: &mut Vec<String>, problems: &mut Vec<
     }
 }
 
-fn print(as_json: bool, fine: &[String], problems: &[Problem]) -> Result<(), Error> {
+fn print(as_json: bool, fine: &[String], warnings: &[String], problems: &[Problem]) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     let written = if as_json {
         let problems: Vec<_> = problems.iter().map(|p| json!({"what": p.what, "mend": p.mend})).collect();
-        writeln!(out, "{:#}", json!({"fine": fine, "problems": problems}))
+        writeln!(out, "{:#}", json!({"fine": fine, "warnings": warnings, "problems": problems}))
     } else {
         fine.iter()
             .try_for_each(|line| writeln!(out, "ok    {line}"))
+            .and_then(|()| warnings.iter().try_for_each(|line| writeln!(out, "NOTE  {line}.")))
             .and_then(|()| problems.iter().try_for_each(|p| writeln!(out, "MEND  {}.\n      {}", p.what, p.mend)))
     };
     written.map_err(|err| io_error("unable to write to", Path::new("standard output"), err))

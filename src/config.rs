@@ -5,6 +5,7 @@
 //! with no file at all. The keys are documented in one table (`config::help`), which a test compares with the struct.
 
 mod help;
+mod installation;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -15,9 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use help::help_config;
 
+pub(crate) use self::installation::Installation;
+use self::installation::{RawMariadb, RawMysql};
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, io_error};
-use crate::process::User;
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const STATE_DIR_DEFAULT: &str = "./coffer-data";
@@ -53,6 +55,7 @@ struct RawConfig {
     repository: RawRepository,
     http: RawHttp,
     mariadb: RawMariadb,
+    mysql: RawMysql,
     recovery: RawRecovery,
     shipping: RawShipping,
 }
@@ -84,18 +87,6 @@ struct RawHttp {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-struct RawMariadb {
-    server: Option<PathBuf>,
-    backup: Option<PathBuf>,
-    install_db: Option<PathBuf>,
-    client: Option<PathBuf>,
-    binlog: Option<PathBuf>,
-    server_user: Option<String>,
-    buffer_pool_bytes: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
 struct RawRecovery {
     undo_window_hours: Option<u64>,
     replay_buffer_pool_bytes: Option<u64>,
@@ -118,7 +109,8 @@ pub(crate) struct Config {
     pub(crate) workers: usize,
     pub(crate) repository: Repository,
     pub(crate) http: Http,
-    pub(crate) mariadb: Mariadb,
+    pub(crate) mariadb: Installation,
+    pub(crate) mysql: Installation,
     pub(crate) recovery: Recovery,
     pub(crate) shipping: Shipping,
 }
@@ -174,21 +166,6 @@ pub(crate) struct Tls {
     pub(crate) key: PathBuf,
 }
 
-/// The server's programs (absolute if they were found, else the bare name, so that the first use says which is missing)
-/// and how created servers run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mariadb {
-    pub(crate) server: PathBuf,
-    pub(crate) backup: PathBuf,
-    pub(crate) install_db: PathBuf,
-    pub(crate) client: PathBuf,
-    pub(crate) binlog: PathBuf,
-    /// Name of the user created servers run as. Only looked up when needed: a client of the appliance runs on hosts
-    /// without one.
-    pub(crate) server_user: String,
-    pub(crate) buffer_pool_bytes: u64,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recovery {
     /// How long the data from before a recovery is kept.
@@ -240,7 +217,8 @@ impl Config {
         Ok(Config {
             repository: repository(&source, raw.repository, &state_dir)?,
             http: http(&source, raw.http)?,
-            mariadb: mariadb(&source, raw.mariadb)?,
+            mariadb: installation::mariadb(&source, raw.mariadb)?,
+            mysql: installation::mysql(&source, raw.mysql)?,
             recovery: recovery(&source, &raw.recovery)?,
             shipping: shipping(&source, &raw.shipping)?,
             workers: usize::try_from(workers).unwrap_or(1),
@@ -332,32 +310,6 @@ fn http(source: &Source<'_>, raw: RawHttp) -> Result<Http, Error> {
         return Err(source.wrong(SECTION, "hosts", format!("`{host}` is not a host name")));
     }
     Ok(Http { listen, tenant, hosts: raw.hosts, tls })
-}
-
-fn mariadb(source: &Source<'_>, raw: RawMariadb) -> Result<Mariadb, Error> {
-    const SECTION: &str = "mariadb";
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let tool = |given: Option<PathBuf>, key: &str, name: &str| match given {
-        Some(given) => source.absolute(SECTION, key, given),
-        None => Ok(find_program(name, &path)),
-    };
-    let own = User::own();
-    Ok(Mariadb {
-        server: tool(raw.server, "server", "mariadbd")?,
-        backup: tool(raw.backup, "backup", "mariadb-backup")?,
-        install_db: tool(raw.install_db, "install_db", "mariadb-install-db")?,
-        client: tool(raw.client, "client", "mariadb")?,
-        binlog: tool(raw.binlog, "binlog", "mariadb-binlog")?,
-        // The server refuses to run as root, and so do we.
-        server_user: raw.server_user.unwrap_or_else(|| if own.is_root() { "mysql".to_owned() } else { own.name }),
-        buffer_pool_bytes: source.number(
-            SECTION,
-            "buffer_pool_bytes",
-            raw.buffer_pool_bytes,
-            BUFFER_POOL_BYTES_DEFAULT,
-            BUFFER_POOL_BYTES,
-        )?,
-    })
 }
 
 fn recovery(source: &Source<'_>, raw: &RawRecovery) -> Result<Recovery, Error> {

@@ -200,7 +200,7 @@ impl Cmd {
             io::ErrorKind::NotFound => (
                 ErrorKind::NotFound,
                 "was not found",
-                "Install the package that holds it, or name its path in the configuration, section [mariadb].",
+                "Install the package that holds it, or name its path in the configuration, section [mariadb] or [mysql].",
             ),
             io::ErrorKind::PermissionDenied => (ErrorKind::Tool, "may not be executed", "Look at its permissions."),
             _ => (ErrorKind::Unavailable, "could not be started", "Look at the limits on processes and memory."),

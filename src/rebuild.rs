@@ -13,8 +13,8 @@ use crate::agent::rebuild::{Host, Rebuilt, RebuiltInstance, newest_backup, rebui
 use crate::appliance::{repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
-use crate::datastore::Tools;
-use crate::datastore::mariadb::program_version;
+use crate::datastore::Toolbox;
+use crate::datastore::version::program_version;
 use crate::domain::instance::Control;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::lock::StateLock;
@@ -98,20 +98,21 @@ fn summary(rebuilt: &Rebuilt, repository: &Repository) -> Vec<String> {
 }
 
 /// What an operator does to have an instance back.
-fn next_steps(found: &RebuiltInstance, newest: Option<Timestamp>, tools: &Tools) -> Vec<String> {
+fn next_steps(found: &RebuiltInstance, newest: Option<Timestamp>, tools: &Toolbox) -> Vec<String> {
     let instance = &found.instance;
     let (name, server) = (&instance.name, &instance.server);
     let backups = match newest {
         Some(newest) => format!("{}, the newest of {newest:.0}", counted(found.backups, "backup")),
         None => "no backup, so nothing can be brought back".to_owned(),
     };
-    let mut lines = vec![format!("{name}: {backups}; its server was MariaDB {}.", instance.version)];
+    let mut lines =
+        vec![format!("{name}: {backups}; its server was {} {}.", instance.datastore.title(), instance.version)];
     if found.answers {
         lines.push(
             "  A server answers in its place here: `coffer serve` goes on shipping if it is the same one.".to_owned(),
         );
     }
-    let installed = program_version(&tools.server).ok();
+    let installed = program_version(&tools.of(instance.datastore).server).ok();
     if installed.as_deref() != Some(instance.version.as_str()) {
         let here = installed.map_or_else(|| "There is none here".to_owned(), |version| format!("Here is {version}"));
         lines.push(format!("  {here}: install mariadb-server and mariadb-backup {} first.", instance.version));

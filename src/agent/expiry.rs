@@ -97,7 +97,9 @@ fn has_expired(recovery: &Recovery, backups: &[Backup], window: Duration, now: T
 mod tests {
     use super::*;
     use crate::domain::backup::BackupEnd;
+    use crate::domain::backup::Strategy;
     use crate::domain::coordinate::Coordinate;
+    use crate::domain::datastore::Datastore;
     use crate::domain::gtid::GtidPosition;
 
     fn at(seconds: i64) -> Timestamp {
@@ -113,7 +115,8 @@ mod tests {
             description: String::new(),
             status,
             fault: None,
-            datastore: String::new(),
+            datastore: Datastore::Mariadb,
+            strategy: Strategy::Mariabackup,
             server_version: String::new(),
             raw_bytes: 0,
             stored_bytes: 0,

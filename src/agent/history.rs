@@ -53,7 +53,7 @@ fn scan(chunk: &Chunk, raw: impl Read, description: &FormatDescription) -> Resul
         };
         (EventReader::resume(raw, facts.begin, description), Scanner::resume(point))
     };
-    let observed_at = facts.observed_at.as_second();
+    let observed_at = facts.observed_at.as_microsecond();
     let mut found = Vec::new();
     loop {
         match events.next_event()? {
@@ -116,7 +116,7 @@ pub(crate) fn place_in_chunk(context: &Context, chunk: &Chunk, position: u64) ->
             place = place.min(transaction.begin);
             break;
         }
-        reached.apply(transaction.gtid);
+        transaction.gtid.inspect(|gtid| reached.apply(*gtid));
         clock = transaction.committed_at;
     }
     let position = place;

@@ -11,7 +11,7 @@ use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::{self, Deadline};
 use crate::datastore::owner::Owner;
 use crate::datastore::sql::Sql;
-use crate::datastore::{mariadb, mysqld};
+use crate::datastore::{self, Tools, mysqld};
 use crate::domain::gtid::BinlogState;
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::instance::{Control, Instance, InstanceSettings, InstanceStatus, Server};
@@ -19,6 +19,7 @@ use crate::domain::task::Task;
 use crate::domain::timeline::{Origin, Timeline};
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
+use crate::logging;
 
 const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -43,9 +44,10 @@ fn make_server(
         context.store.write(|tx| tx.update_instance(instance))?;
     }
     let server = &instance.server;
-    make_home(context, server)?;
+    let tools = context.tools.of(instance.datastore);
+    make_home(&context.settings.state_dir, tools, server)?;
     let (base, tmpdir) = (mysqld::run_dir(server), mysqld::tmp_dir(server));
-    let owner = Owner::of_user(&context.tools.server_user)?;
+    let owner = Owner::of_user(&tools.server_user)?;
     if !server.data_dir.is_dir() {
         reporter.step("making the data directory");
         // A killed installation leaves only this directory, which nobody starts a server on.
@@ -53,27 +55,27 @@ fn make_server(
         if unfinished.exists() {
             std::fs::remove_dir_all(&unfinished).map_err(|err| io_error("unable to remove", &unfinished, err))?;
         }
-        mariadb::install(&context.tools, &unfinished, &tmpdir)?;
+        datastore::install(tools, &unfinished, &tmpdir)?;
         owner.give_tree(&unfinished)?;
         durable::rename(&unfinished, &server.data_dir)?;
     }
     if !server.defaults_file.exists() {
-        let options = mysqld::created_options(&context.tools, server, random_server_id()?);
+        let options = mysqld::created_options(tools, server, random_server_id()?);
         durable::write(&server.defaults_file, options.as_bytes(), 0o644)?;
     }
     begin_first_timeline(context, instance.id, BinlogState::default())?;
     reporter.step("starting the server");
     if !mysqld::answers(server) {
-        mysqld::start(&context.tools, server)?;
+        mysqld::start(tools, server)?;
     }
     note_version(context, instance)
 }
 
 /// Makes the directories a created server needs beside its data, and hands them to its user. May be repeated: after a
 /// rebuild of the catalog on another host a recovery is the first to need them.
-pub(crate) fn make_home(context: &Context, server: &Server) -> Result<(), Error> {
-    check_reachable(&context.settings.state_dir, &context.tools.server_user)?;
-    let owner = Owner::of_user(&context.tools.server_user)?;
+pub(crate) fn make_home(state_dir: &Path, tools: &Tools, server: &Server) -> Result<(), Error> {
+    check_reachable(state_dir, tools)?;
+    let owner = Owner::of_user(&tools.server_user)?;
     let base = mysqld::run_dir(server);
     for dir in [&base, &server.work_dir, &mysqld::tmp_dir(server)] {
         std::fs::create_dir_all(dir).map_err(|err| io_error("unable to create", dir, err))?;
@@ -84,7 +86,8 @@ pub(crate) fn make_home(context: &Context, server: &Server) -> Result<(), Error>
 }
 
 /// The server's user must be able to pass through every directory above its data.
-fn check_reachable(dir: &Path, user: &str) -> Result<(), Error> {
+fn check_reachable(dir: &Path, tools: &Tools) -> Result<(), Error> {
+    let (datastore, user) = (tools.datastore, &tools.server_user);
     let owner = Owner::of_user(user)?;
     if owner.uid == 0 {
         return Ok(());
@@ -106,7 +109,7 @@ fn check_reachable(dir: &Path, user: &str) -> Result<(), Error> {
                 format!("user `{user}`, as whom the server runs, cannot pass through `{}`", above.display()),
             )
             .hint(format!(
-                "Run `chmod o+x {}`, or set state_dir to a directory that this user can reach, or mariadb.server_user.",
+                "Run `chmod o+x {}`, or set state_dir to a directory that this user can reach, or {datastore}.server_user.",
                 above.display()
             )));
         }
@@ -165,6 +168,10 @@ fn take_on(context: &Context, reporter: &Reporter<'_>, instance: &mut Instance) 
         };
         return Err(Error::new(ErrorKind::Refused, format!("{}{others}", problem.what)).hint(problem.mend.clone()));
     }
+    for warning in &report.warnings {
+        logging::warn("adopt", format!("instance {}: {warning}", instance.id));
+    }
+    instance.datastore = report.datastore;
     instance.server = report.server;
     instance.version = report.version;
     std::fs::create_dir_all(&instance.server.work_dir)
@@ -203,7 +210,8 @@ pub(crate) fn restart(context: &Context, supervisor: &Supervisor, task: &Task) -
         return Err(Error::new(ErrorKind::Conflict, "a recovery holds the server")
             .hint("Wait for the recovery to end, or abort it."));
     }
-    let restarted = mysqld::stop(&instance.server).and_then(|()| mysqld::start(&context.tools, &instance.server));
+    let restarted = mysqld::stop(&instance.server)
+        .and_then(|()| mysqld::start(context.tools.of(instance.datastore), &instance.server));
     let fault = restarted.as_ref().err().map(fault_of);
     let status = if fault.is_some() { InstanceStatus::Error } else { InstanceStatus::Active };
     context.store.write(|tx| tx.set_instance_status(instance.id, status, fault.as_ref()))?;
@@ -228,7 +236,7 @@ pub(crate) fn delete(context: &Context, supervisor: &Supervisor, shipper: &Shipp
         mysqld::stop(server)?;
         // What was committed last is worth keeping; a store that is away does not keep a deletion from ending.
         if let Err(err) = shipper.drain(Deadline::after(DRAIN_TIMEOUT)) {
-            crate::logging::warn("agent", format!("instance {}: the last binlog was not shipped: {err}", instance.id));
+            logging::warn("agent", format!("instance {}: the last binlog was not shipped: {err}", instance.id));
         }
         shipper.hold();
         remove_created(context, &mysqld::run_dir(server))?;

@@ -166,7 +166,7 @@ pub(crate) fn settings_without_files(instance: &Instance) -> InstanceSettings {
     InstanceSettings {
         instance: instance.id,
         name: instance.name.clone(),
-        datastore: instance.datastore.clone(),
+        datastore: instance.datastore,
         version: instance.version.clone(),
         server: instance.server.clone(),
         options: None,

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::agent::verify::schedule::Schedule;
 use crate::clock;
-use crate::datastore::Tools;
+use crate::datastore::Toolbox;
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::id::{BackupId, InstanceId, TaskId};
 use crate::domain::instance::Fault;
@@ -38,7 +38,7 @@ use crate::store::Store;
 pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) repository: Arc<Repository>,
-    pub(crate) tools: Tools,
+    pub(crate) tools: Toolbox,
     pub(crate) settings: Settings,
     pub(crate) bell: Bell,
     /// Set when the appliance stops: whatever waits gives up and goes on at the next start.

@@ -7,14 +7,21 @@ use crate::agent::Context;
 use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
+use crate::datastore::dump::tools::DumpTools;
+use crate::datastore::version::program_version;
+use crate::datastore::xtrabackup;
+use crate::domain::backup::Strategy;
 use crate::domain::chunk::Chunk;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
 use crate::domain::id::{InstanceId, TimelineId};
+use crate::domain::instance::Instance;
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
 use crate::domain::transaction::Transaction;
 use crate::domain::verification::Damage;
 use crate::error::{Error, ErrorKind};
+use crate::recovery::plan::Resolution;
 use crate::recovery::plan::{ChunkSource, Facts, Rates, plan_recovery};
 use crate::recovery::transactions::list_transactions;
 use crate::recovery::{Planning, TransactionFilter, TransactionSummary};
@@ -84,6 +91,20 @@ impl AgentPlanning {
     }
 }
 
+/// Refuses a plan whose base nothing here can bring back, before anything has begun.
+fn check_tools(context: &Context, instance: &Instance, plan: &RecoveryPlan) -> Result<(), Error> {
+    let tools = context.tools.of(instance.datastore);
+    let found = match plan.base_strategy {
+        Strategy::Mariabackup | Strategy::Clone => Ok(()),
+        Strategy::Dump => DumpTools::of(tools, &plan.base_version).map(drop),
+        Strategy::Xtrabackup => xtrabackup::installed_version(tools).map(drop),
+    };
+    found.map_err(|err| {
+        let what = format!("backup {} was made by `{}`: {}", plan.base, plan.base_strategy.name(), err.message());
+        Error::new(ErrorKind::Refused, what).hint(err.hint_text().unwrap_or("Choose another backup with --backup."))
+    })
+}
+
 impl AgentPlanning {
     /// Refuses a plan whose base or binlog is encrypted and cannot be opened here, before anything has begun.
     fn check_opens(&self, plan: &mut RecoveryPlan) -> Result<(), Error> {
@@ -107,6 +128,11 @@ impl AgentPlanning {
     }
 }
 
+/// MySQL stamps commits in microseconds.
+fn resolution(instance: &Instance) -> Resolution {
+    if instance.datastore == Datastore::Mysql { Resolution::Microsecond } else { Resolution::Second }
+}
+
 impl Planning for AgentPlanning {
     fn plan(&self, id: InstanceId, target: &RecoveryTarget) -> Result<RecoveryPlan, Error> {
         let shipper = self.crew.shipper(id)?;
@@ -118,6 +144,8 @@ impl Planning for AgentPlanning {
         let backups = self.context.store.read(|db| db.backups(None))?;
         let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
         let source = Source { context: &self.context, instance: id, kept: Mutex::default() };
+        // A program that can't be asked can't replay either, and then the recovery says so.
+        let program_version = program_version(&self.context.tools.of(instance.datastore).server).unwrap_or_default();
         let facts = Facts {
             instance: id,
             now: clock::now(),
@@ -126,12 +154,15 @@ impl Planning for AgentPlanning {
             source: &source,
             damage: &damage,
             server_version: &instance.version,
+            program_version: &program_version,
             free_disk_bytes: free_bytes(&instance.server.work_dir),
             busy: None,
             rates: Rates::default(),
+            resolution: resolution(&instance),
             shipped_as_of: drained.is_ok().then_some(shipped_as_of),
         };
         let mut plan = plan_recovery(&facts, target).map_err(Error::from)?;
+        check_tools(&self.context, &instance, &plan)?;
         self.check_opens(&mut plan)?;
         if let Err(err) = drained {
             plan.warnings.push(format!("The newest transactions may not be shipped yet: {err}"));

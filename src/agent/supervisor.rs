@@ -14,8 +14,9 @@ use crate::agent::expiry::{release_expired, retry_first_backup};
 use crate::agent::verify::schedule::cast_scheduled;
 use crate::agent::{Context, fault_of};
 use crate::clock::{self, Stopwatch};
+use crate::datastore::mysqld;
 use crate::datastore::sql::Sql;
-use crate::datastore::{mariadb, mysqld};
+use crate::datastore::version::plain_version;
 use crate::domain::id::InstanceId;
 use crate::domain::instance::{Control, Instance, InstanceStatus, Server};
 use crate::durable;
@@ -110,7 +111,7 @@ impl Supervisor {
             return;
         }
         logging::warn("watch", format!("instance {}: the server is not running; starting it", self.instance));
-        match mysqld::start(&self.context.tools, &instance.server) {
+        match mysqld::start(self.context.tools.of(instance.datastore), &instance.server) {
             Ok(()) => {
                 inner.failures = 0;
                 inner.failed = None;
@@ -167,7 +168,7 @@ pub(crate) fn remove_guard(server: &Server) -> Result<(), Error> {
 pub(crate) fn note_version(context: &Context, instance: &mut Instance) -> Result<(), Error> {
     let mut sql = Sql::connect(&mysqld::access(&instance.server)?)?;
     let text = sql.value("SELECT VERSION()")?;
-    instance.version = mariadb::plain_version(&text).ok_or_else(|| {
+    instance.version = plain_version(&text).ok_or_else(|| {
         Error::new(ErrorKind::Unsupported, format!("the server states the version `{text}`, which coffer cannot read"))
     })?;
     context.store.write(|tx| tx.update_instance(instance))

@@ -42,6 +42,12 @@ pub(super) fn show(router: &Router, _: &Call<'_>) -> Result<Reply, Error> {
     Ok(Reply::new(200, "text/plain; version=0.0.4; charset=utf-8", render(&figures, &counts)))
 }
 
+/// Microseconds as seconds, as Prometheus wants them.
+fn seconds(microseconds: i64) -> String {
+    let (whole, part) = (microseconds.div_euclid(1_000_000), microseconds.rem_euclid(1_000_000));
+    if part == 0 { whole.to_string() } else { format!("{whole}.{part:06}") }
+}
+
 fn render(figures: &[InstanceFigures], counts: &BTreeMap<u16, u64>) -> String {
     let mut text = Text::default();
     text.family("coffer_build_info", "gauge", "The version that runs.");
@@ -86,13 +92,13 @@ fn render(figures: &[InstanceFigures], counts: &BTreeMap<u16, u64>) -> String {
     });
     family("coffer_shipping_last_commit_seconds", "Commit time of the last shipped transaction, since 1970.", &|i| {
         let committed = i.view.shipping.as_ref().map(|shipping| shipping.last_commit).filter(|at| *at != 0);
-        committed.or(i.totals.last_commit).map(|at| at.to_string())
+        committed.or(i.totals.last_commit).map(seconds)
     });
     family("coffer_recoverable_earliest_seconds", "The earliest point in time to recover to, since 1970.", &|i| {
-        i.view.recoverable.as_ref().map(|recoverable| recoverable.earliest.to_string())
+        i.view.recoverable.as_ref().map(|recoverable| seconds(recoverable.earliest))
     });
     family("coffer_recoverable_latest_seconds", "The latest point in time to recover to, since 1970.", &|i| {
-        i.view.recoverable.as_ref().map(|recoverable| recoverable.latest.to_string())
+        i.view.recoverable.as_ref().map(|recoverable| seconds(recoverable.latest))
     });
     family("coffer_gaps", "Holes in the shipped binlog.", &|i| Some(i.gaps.to_string()));
     family("coffer_backup_age_seconds", "Seconds since the newest completed backup was begun.", &|i| {

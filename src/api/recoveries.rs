@@ -76,9 +76,9 @@ pub(super) fn transactions(router: &Router, call: &Call<'_>) -> Result<Reply, Er
     let query = &call.query;
     query.allow(&["since", "until", "table", "destructive", "limit"])?;
     let filter = TransactionFilter {
-        // Commit times are whole seconds: the first one at or after the time asked for.
-        since: query.time("since")?.map(|at| at.as_second() + i64::from(at.subsec_nanosecond() > 0)),
-        until: query.time("until")?.map(|at| at.as_second()),
+        // Commit times are whole microseconds: the first one at or after the time asked for.
+        since: query.time("since")?.map(|at| at.as_microsecond() + i64::from(at.subsec_nanosecond() % 1000 > 0)),
+        until: query.time("until")?.map(|at| at.as_microsecond()),
         table: query.get("table").map(str::to_owned),
         destructive: query.flag("destructive")?,
         limit: query.number("limit", TRANSACTIONS, TRANSACTIONS_MAX)?,

@@ -239,7 +239,7 @@ fn backup_datastore(backup: &Backup) -> Option<Value> {
         return None;
     }
     let version = datastores::series(&backup.server_version);
-    let id = datastores::version_id(&backup.datastore, version);
+    let id = datastores::version_id(backup.datastore.name(), version);
     Some(json!({"type": backup.datastore, "version": version, "version_id": id}))
 }
 
@@ -255,8 +255,8 @@ pub(super) fn trove_time(at: Timestamp) -> String {
 }
 
 /// A commit time.
-pub(super) fn rfc3339(seconds: i64) -> String {
-    time(seconds).to_string()
+pub(super) fn rfc3339(microseconds: i64) -> String {
+    time(microseconds).to_string()
 }
 
 /// A value in its own spelling, what is absent left out.
@@ -286,7 +286,7 @@ mod tests {
     fn times_and_sizes_are_written_as_trove_does() {
         let at: Timestamp = "2026-01-01T00:00:59.999Z".parse().unwrap();
         assert_eq!(trove_time(at), "2026-01-01T00:00:59");
-        assert_eq!(rfc3339(1_738_147_200), "2025-01-29T10:40:00Z");
+        assert_eq!(rfc3339(1_738_147_200_000_000), "2025-01-29T10:40:00Z");
         assert_eq!(gigabytes(3 << 30), 3.0);
         assert_eq!(gigabytes(1_000_000_000), 0.93);
         assert_eq!(rfc3339(i64::MAX), Timestamp::MAX.to_string());

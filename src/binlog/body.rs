@@ -4,84 +4,10 @@ use std::borrow::Cow;
 use std::io::Read;
 
 use crate::binlog::event::{Event, Fields, event_type};
-use crate::domain::gtid::Gtid;
 use crate::error::Error;
 
 /// Bytes of a compressed statement that are unpacked: what it does stands at its beginning.
 const STATEMENT_BYTES_MAX: u64 = 1 << 20;
-
-/// A GTID event: a transaction begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct GtidEvent {
-    pub(crate) gtid: Gtid,
-    flags: u8,
-    flags_extra: u8,
-}
-
-impl GtidEvent {
-    const STANDALONE: u8 = 1;
-    const GROUP_COMMIT_ID: u8 = 2;
-    const PREPARED_XA: u8 = 64;
-    const COMPLETED_XA: u8 = 128;
-    const START_ALTER: u8 = 2;
-    const ROLLBACK_ALTER: u8 = 8;
-
-    pub(crate) fn parse(event: &Event<'_>) -> Result<GtidEvent, Error> {
-        let parsed = (|| {
-            let mut fields = Fields::new(event.body);
-            let sequence = fields.u64()?;
-            let domain = fields.u32()?;
-            let flags = fields.u8()?;
-            if flags & Self::GROUP_COMMIT_ID != 0 {
-                fields.u64()?;
-            }
-            if flags & (Self::PREPARED_XA | Self::COMPLETED_XA) != 0 {
-                fields.u32()?;
-                let lengths = [fields.u8()?, fields.u8()?];
-                fields.take(lengths.into_iter().map(usize::from).sum())?;
-            }
-            // Absent, or zero padding, in everything but the two phases of an ALTER TABLE and multi-engine commits.
-            let flags_extra = fields.u8().unwrap_or(0);
-            let gtid = Gtid { domain, server_id: event.header.server_id, sequence };
-            Some(GtidEvent { gtid, flags, flags_extra })
-        })();
-        parsed.ok_or_else(|| event.malformed("the GTID event"))
-    }
-
-    /// The transaction is one statement without a commit event behind it.
-    pub(crate) fn is_standalone(&self) -> bool {
-        self.flags & Self::STANDALONE != 0
-    }
-
-    /// The prepare, commit or rollback of an XA transaction.
-    pub(crate) fn is_xa(&self) -> bool {
-        self.flags & (Self::PREPARED_XA | Self::COMPLETED_XA) != 0
-    }
-
-    /// An ALTER TABLE that has only begun, or was given up (`binlog_alter_two_phase`): nothing changes with it.
-    pub(crate) fn is_unfinished_alter(&self) -> bool {
-        self.flags_extra & (Self::START_ALTER | Self::ROLLBACK_ALTER) != 0
-    }
-}
-
-/// The GTIDs of a Gtid_list event in the server's order: within a domain the last written comes last.
-pub(crate) fn gtid_list(event: &Event<'_>) -> Result<Vec<Gtid>, Error> {
-    let parsed = (|| {
-        let mut fields = Fields::new(event.body);
-        // The four high bits are flags.
-        let count = fields.u32()? & 0x0fff_ffff;
-        let entries = fields.rest();
-        if entries.len() / 16 < usize::try_from(count).ok()? {
-            return None;
-        }
-        let mut gtids = Vec::with_capacity(usize::try_from(count).ok()?);
-        for _ in 0..count {
-            gtids.push(Gtid { domain: fields.u32()?, server_id: fields.u32()?, sequence: fields.u64()? });
-        }
-        Some(gtids)
-    })();
-    parsed.ok_or_else(|| event.malformed("the Gtid_list event"))
-}
 
 /// A statement: Query, Query_compressed or Execute_load_query.
 #[derive(Debug, Clone, PartialEq, Eq)]

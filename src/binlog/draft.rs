@@ -10,7 +10,6 @@ const STATEMENT_SEPARATOR: &str = ";\n";
 /// What is known of a transaction before its end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Draft {
-    pub(super) stamped_at: i64,
     pub(super) statement: String,
     statement_is_full: bool,
     pub(super) default_schema: String,
@@ -18,14 +17,10 @@ pub(super) struct Draft {
     pub(super) row_events: u32,
     pub(super) destructive: bool,
     pub(super) definition: bool,
+    pub(super) is_xa: bool,
 }
 
 impl Draft {
-    /// A transaction with this stamp, in whatever unit its server gives it.
-    pub(super) fn begin(stamped_at: i64) -> Draft {
-        Draft { stamped_at, ..Draft::default() }
-    }
-
     /// Takes note of a statement; says whether it destroys something.
     pub(super) fn add_query(&mut self, query: &Query<'_>) -> bool {
         let facts = StatementFacts::of(&query.text, query.sql_mode);

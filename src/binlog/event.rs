@@ -116,6 +116,14 @@ impl Event<'_> {
 pub(crate) struct FormatDescription {
     raw: Vec<u8>,
     checksum: bool,
+    flavour: Flavour,
+}
+
+/// Which server wrote a binlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    Mariadb,
+    Mysql,
 }
 
 impl FormatDescription {
@@ -138,7 +146,7 @@ impl FormatDescription {
         }
         let mut fields = Fields::new(body);
         let version = fields.u16().ok_or_else(malformed)?;
-        let _server_version = fields.take(50).ok_or_else(malformed)?;
+        let server_version = fields.take(50).ok_or_else(malformed)?;
         let _created = fields.u32();
         let header_bytes = fields.u8().ok_or_else(malformed)?;
         if version != 4 || usize::from(header_bytes) != HEADER_BYTES || *checksum > 1 {
@@ -146,19 +154,27 @@ impl FormatDescription {
                 ErrorKind::Unsupported,
                 format!("binlog version {version}, header of {header_bytes} bytes, checksum algorithm {checksum}"),
             )
-            .hint("Only binlogs of MariaDB 10.2 and later can be read."));
+            .hint("Only binlogs of MariaDB 10.2 and MySQL 8.0 and later can be read."));
         }
         if !checksum_is_right(raw) {
             return Err(Error::new(ErrorKind::Corrupt, "the checksum of the binlog's format description is wrong"));
         }
+        // MariaDB's version always holds its name; MySQL's is a number and perhaps the word of who built it.
+        let is_mariadb = server_version.windows(7).any(|word| word.eq_ignore_ascii_case(b"mariadb"));
+        let flavour = if is_mariadb { Flavour::Mariadb } else { Flavour::Mysql };
         let mut raw = raw.to_vec();
         clear_in_use(&mut raw);
-        Ok(FormatDescription { raw, checksum: *checksum == 1 })
+        Ok(FormatDescription { raw, checksum: *checksum == 1, flavour })
     }
 
     /// The event's bytes with `LOG_EVENT_BINLOG_IN_USE` cleared, as they stand in a closed file.
     pub(crate) fn raw(&self) -> &[u8] {
         &self.raw
+    }
+
+    /// The server that wrote the file.
+    pub(crate) fn flavour(&self) -> Flavour {
+        self.flavour
     }
 
     /// Whether events end with a CRC-32. The format description itself always does.

@@ -1,26 +1,52 @@
-//! Events to transactions: where one begins and where it ends.
+//! Events to transactions: where one begins and where it ends, whichever server wrote them.
 
-use crate::binlog::body::{GtidEvent, Query};
-use crate::binlog::event::{Event, FIRST_POSITION, event_type};
-use crate::error::{Error, ErrorKind};
+use crate::binlog::event::{Event, Flavour, FormatDescription, event_type};
+use crate::binlog::{mariadb, mysql};
+use crate::domain::gtid::Gtid;
+use crate::error::Error;
+
+/// What is known of a transaction by its events' order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// None on MySQL under `gtid_mode=OFF`.
+    pub(crate) gtid: Option<Gtid>,
+    /// The stamp of its GTID event, microseconds since 1970.
+    pub(crate) stamped_at: i64,
+    /// It is one statement without a commit event behind it. On MySQL known with its last event.
+    pub(crate) is_standalone: bool,
+    /// The prepare, commit or rollback of an XA transaction. On MySQL known from its first statement on, if not packed.
+    pub(crate) is_xa: bool,
+    /// An ALTER TABLE that has only begun, or was given up: nothing changes with it.
+    pub(crate) is_unfinished_alter: bool,
+}
 
 /// The transaction an event belongs to, and where it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Group {
-    pub(crate) head: GtidEvent,
+    pub(crate) head: Head,
     /// Offset of its GTID event.
     pub(crate) begin: u64,
+    /// On MySQL: `BEGIN` or `XA START` was seen, more than one event may follow.
+    pub(super) is_explicit: bool,
+}
+
+impl Group {
+    /// The transaction whose GTID event this is.
+    pub(super) fn begin(head: Head, event: &Event<'_>) -> Group {
+        Group { head, begin: event.position, is_explicit: false }
+    }
 }
 
 /// What an event is to the transactions around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, never kept: a box would be paid for every event")]
 pub(crate) enum Step {
-    /// Format description or Gtid_list.
+    /// Format description, Gtid_list or Previous_gtids.
     Header,
     /// Between two transactions and of no consequence to data.
     Between,
-    /// The server notes that it lost events.
-    Incident,
+    /// The server notes that it lost events; on MySQL that may have a GTID.
+    Incident(Option<Gtid>),
     /// The GTID event of a transaction.
     Begun(Group),
     Inside(Group),
@@ -33,14 +59,16 @@ pub(crate) enum Step {
 /// Follows the events of one file.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Groups {
+    /// Known with the file's first event.
+    flavour: Option<Flavour>,
     open: Option<Group>,
     boundary: u64,
 }
 
 impl Groups {
     /// Goes on at `position`, a boundary.
-    pub(crate) fn resume(position: u64) -> Groups {
-        Groups { open: None, boundary: position }
+    pub(crate) fn resume(position: u64, format: &FormatDescription) -> Groups {
+        Groups { flavour: Some(format.flavour()), open: None, boundary: position }
     }
 
     /// Offset behind the last whole transaction or event between transactions.
@@ -56,67 +84,26 @@ impl Groups {
     /// Takes the next event. Fails on an order of events that no server writes, and on what cannot be read: encryption,
     /// other servers' events.
     pub(crate) fn step(&mut self, event: &Event<'_>) -> Result<Step, Error> {
-        let event_type = event.header.event_type;
-        if event_type == event_type::START_ENCRYPTION {
-            return Err(Error::new(ErrorKind::Refused, "the binlog is encrypted (encrypt_binlog=ON)")
-                .hint("Set encrypt_binlog=OFF in the server's option file and restart it, then take a new backup."));
-        }
-        let step = match self.open {
-            Some(group) => self.step_inside(group, event)?,
-            None => self.step_between(event)?,
+        let flavour = match self.flavour {
+            Some(flavour) => flavour,
+            None if event.header.event_type == event_type::FORMAT_DESCRIPTION => {
+                *self.flavour.insert(FormatDescription::parse(event.raw)?.flavour())
+            }
+            None => return Err(event.malformed("the binlog file without a format description")),
+        };
+        let step = match (flavour, self.open) {
+            (Flavour::Mariadb, None) => mariadb::between(event)?,
+            (Flavour::Mariadb, Some(group)) => mariadb::inside(group, event)?,
+            (Flavour::Mysql, None) => mysql::group::between(event)?,
+            (Flavour::Mysql, Some(group)) => mysql::group::inside(group, event)?,
         };
         match step {
-            Step::Begun(group) => self.open = Some(group),
-            Step::Inside(_) => {}
-            Step::Header | Step::Between | Step::Incident | Step::Ended(_) | Step::Rotated | Step::Stopped => {
+            Step::Begun(group) | Step::Inside(group) => self.open = Some(group),
+            Step::Header | Step::Between | Step::Incident(_) | Step::Ended(_) | Step::Rotated | Step::Stopped => {
                 self.open = None;
                 self.boundary = event.end();
             }
         }
         Ok(step)
-    }
-
-    fn step_between(&self, event: &Event<'_>) -> Result<Step, Error> {
-        Ok(match event.header.event_type {
-            event_type::FORMAT_DESCRIPTION if event.position == FIRST_POSITION => Step::Header,
-            event_type::GTID_LIST => Step::Header,
-            event_type::GTID => Step::Begun(Group { head: GtidEvent::parse(event)?, begin: event.position }),
-            event_type::BINLOG_CHECKPOINT => Step::Between,
-            event_type::ROTATE => Step::Rotated,
-            event_type::STOP => Step::Stopped,
-            event_type::INCIDENT => Step::Incident,
-            _ if event.header.is_ignorable() => Step::Between,
-            other => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("an event of type {other} stands outside of any transaction at {}", event.position),
-                )
-                .hint("Only binlogs that MariaDB 10.2 and later wrote themselves can be read."));
-            }
-        })
-    }
-
-    fn step_inside(&self, group: Group, event: &Event<'_>) -> Result<Step, Error> {
-        let ended = match event.header.event_type {
-            event_type::XID | event_type::XA_PREPARE => true,
-            event_type::QUERY => group.head.is_standalone() || Query::parse(event)?.ends_transaction(),
-            event_type::QUERY_COMPRESSED => group.head.is_standalone(),
-            event_type::FORMAT_DESCRIPTION
-            | event_type::GTID
-            | event_type::GTID_LIST
-            | event_type::ROTATE
-            | event_type::STOP
-            | event_type::INCIDENT => {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!(
-                        "transaction {} at {} has no end before the event of type {} at {}",
-                        group.head.gtid, group.begin, event.header.event_type, event.position
-                    ),
-                ));
-            }
-            _ => false,
-        };
-        Ok(if ended { Step::Ended(group) } else { Step::Inside(group) })
     }
 }

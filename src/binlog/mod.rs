@@ -1,4 +1,4 @@
-//! Binlog files of MariaDB: bytes → events → transactions and facts about them.
+//! Binlog files: bytes → events → transactions and facts about them.
 //!
 //! Pure: no clock, no disk, no network. Bytes come through an `io::Read` that is handed in, times as arguments.
 //!
@@ -18,8 +18,8 @@ pub(crate) mod body;
 mod draft;
 pub(crate) mod event;
 mod group;
+mod mariadb;
 mod merge;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
 pub(crate) mod mysql;
 pub(crate) mod reader;
 pub(crate) mod relay;

@@ -1,31 +1,39 @@
 //! Relay logs that hold exactly the planned transactions, for a server's replication applier.
 //!
 //! One relay log is built for each binlog file of the source: the magic, the file's format description with its in-use
-//! flag cleared, and the events of the chosen transactions, byte for byte unless they are merged. Rotations, checkpoints and lists of GTIDs stay
-//! out: they say nothing to an applier. The format description says whether the source was started with that file, and
+//! flag cleared, and the events of the chosen transactions, byte for byte unless they are merged. Rotations, checkpoints and
+//! lists of GTIDs stay out: they say nothing to an applier. MySQL wants a Previous_gtids event in front of the first GTID, or
+//! it calls the file corrupted; an empty one will do. The format description says whether the source was started with that file, and
 //! by that the applier ends temporary tables exactly where the source did.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Write};
 
 use crate::binlog::body::Query;
-use crate::binlog::event::{Event, FIRST_POSITION, FormatDescription, MAGIC, event_type};
+use crate::binlog::event::{
+    CHECKSUM_BYTES, Event, FIRST_POSITION, Flavour, FormatDescription, HEADER_BYTES, MAGIC, event_type,
+};
 use crate::binlog::group::{Group, Groups, Step};
 use crate::binlog::merge::{Candidate, Merge, Verdict};
+use crate::binlog::mysql;
 use crate::binlog::reader::{EventReader, Next};
 use crate::binlog::scheduled::EventStatuses;
 use crate::domain::gtid::{Gtid, GtidPosition};
 use crate::error::{Error, ErrorKind, error_of};
 
-pub(super) const BUFFER_BYTES: usize = 256 << 10;
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// What a relay log holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct RelayStats {
     pub(crate) transactions: u64,
-    /// The last transaction of each domain in this relay log; domains without one are absent.
+    /// What the transactions of this relay log add to an applier's position.
     pub(crate) position: GtidPosition,
+    /// What the applier itself will say of that: on MySQL it knows only those that bear a GTID in the relay log.
+    pub(crate) applied: GtidPosition,
     pub(crate) bytes: u64,
+    /// Where the last transaction ends in the source's file, modulo 2^32 as its events say; 0 without one.
+    pub(crate) source_end: u32,
     /// What the source's scheduled events were after these transactions (and those carried over, see `carrying`).
     pub(crate) scheduled_events: EventStatuses,
 }
@@ -43,21 +51,18 @@ pub(crate) struct RelayWriter<W: Write> {
 impl<W: Write> RelayWriter<W> {
     /// Begins the relay log for the binlog file that `format` heads.
     pub(crate) fn begin(out: W, format: &FormatDescription) -> Result<RelayWriter<W>, Error> {
-        let stats = RelayStats {
-            transactions: 0,
-            position: GtidPosition::default(),
-            bytes: 0,
-            scheduled_events: EventStatuses::default(),
-        };
         let mut writer = RelayWriter {
             out: BufWriter::with_capacity(BUFFER_BYTES, out),
             format: format.clone(),
-            stats,
+            stats: RelayStats::default(),
             merge: None,
             candidate: None,
         };
         writer.write(&MAGIC)?;
         writer.write(format.raw())?;
+        if format.flavour() == Flavour::Mysql {
+            writer.write(&empty_previous_gtids(format))?;
+        }
         Ok(writer)
     }
 
@@ -96,7 +101,7 @@ impl<W: Write> RelayWriter<W> {
         if chunk_begin > from || from > to {
             return Err(cut.error(chunk_begin));
         }
-        let mut groups = Groups::resume(first);
+        let mut groups = Groups::resume(first, &self.format);
         let mut is_copied = false;
         loop {
             let event = match events.next_event()? {
@@ -118,7 +123,7 @@ impl<W: Write> RelayWriter<W> {
             }
             match groups.step(&event)? {
                 Step::Begun(group) => {
-                    is_copied = cut.is_begun && !skip.contains(&group.head.gtid);
+                    is_copied = cut.is_begun && !group.head.gtid.is_some_and(|gtid| skip.contains(&gtid));
                     if is_copied {
                         self.begin_transaction(&event, group)?;
                     }
@@ -134,14 +139,14 @@ impl<W: Write> RelayWriter<W> {
                         return Err(corrupt("the binlog chunk is of another binlog file".to_owned()));
                     }
                 }
-                Step::Incident if cut.is_begun => {
+                Step::Incident(_) if cut.is_begun => {
                     return Err(Error::new(
                         ErrorKind::Refused,
                         format!("the server noted at {} that it lost events of its binlog", event.position),
                     )
                     .hint("Recover to a place before it, or from a backup that was made after it."));
                 }
-                Step::Header | Step::Between | Step::Incident | Step::Rotated | Step::Stopped => {}
+                Step::Header | Step::Between | Step::Incident(_) | Step::Rotated | Step::Stopped => {}
             }
         }
     }
@@ -159,6 +164,7 @@ impl<W: Write> RelayWriter<W> {
             return Ok(());
         }
         self.write_merged()?;
+        self.bear(group.head.gtid);
         self.write(event.raw)
     }
 
@@ -166,8 +172,9 @@ impl<W: Write> RelayWriter<W> {
         match self.candidate.as_mut().map(|candidate| candidate.take(event)) {
             Some(Verdict::Kept) => Ok(()),
             Some(Verdict::Ordinary(before)) => {
-                self.candidate = None;
+                let gtid = self.candidate.take().and_then(|candidate| candidate.gtid());
                 self.write_merged()?;
+                self.bear(gtid);
                 self.write(&before)?;
                 self.write(event.raw)
             }
@@ -180,6 +187,7 @@ impl<W: Write> RelayWriter<W> {
         if event.header.event_type != event_type::XID {
             // Tables without transactions: each commit stays where it was.
             self.write_merged()?;
+            self.bear(candidate.gtid());
             self.write(&candidate.give_up())?;
             return self.write(event.raw);
         }
@@ -194,18 +202,23 @@ impl<W: Write> RelayWriter<W> {
 
     fn write_merged(&mut self) -> Result<(), Error> {
         let Some(merge) = self.merge.as_mut() else { return Ok(()) };
-        for piece in merge.take() {
-            self.write(&piece)?;
-        }
-        Ok(())
+        let (pieces, gtid) = merge.take();
+        self.bear(gtid);
+        pieces.iter().try_for_each(|piece| self.write(piece))
+    }
+
+    /// Takes note that the relay log holds a transaction with this GTID.
+    fn bear(&mut self, gtid: Option<Gtid>) {
+        gtid.inspect(|gtid| self.stats.applied.apply(*gtid));
     }
 
     /// Takes note of a whole transaction that was copied, from its last event.
     fn note(&mut self, event: &Event<'_>, group: Group) -> Result<(), Error> {
         self.stats.transactions += 1;
-        self.stats.position.apply(group.head.gtid);
+        self.stats.source_end = event.header.end_position;
+        group.head.gtid.inspect(|gtid| self.stats.position.apply(*gtid));
         let is_query = matches!(event.header.event_type, event_type::QUERY | event_type::QUERY_COMPRESSED);
-        if group.head.is_standalone() && is_query {
+        if group.head.is_standalone && is_query {
             let query = Query::parse(event)?;
             self.stats.scheduled_events.apply(&query.text, query.schema, query.sql_mode);
         }
@@ -219,16 +232,41 @@ impl<W: Write> RelayWriter<W> {
     }
 }
 
+/// A Previous_gtids event that holds no GTID, as it stands behind the format description.
+fn empty_previous_gtids(format: &FormatDescription) -> Vec<u8> {
+    const NO_SOURCES: [u8; 8] = [0; 8];
+    let sum_bytes = if format.has_checksums() { CHECKSUM_BYTES } else { 0 };
+    let size = HEADER_BYTES + NO_SOURCES.len() + sum_bytes;
+    let end = MAGIC.len() + format.raw().len() + size;
+    let server_id = format.raw().get(5..9).unwrap_or(&[0; 4]);
+    let field = |value: usize| u32::try_from(value).unwrap_or(0).to_le_bytes();
+    let (time, flags) = ([0; 4], [0; 2]);
+    let mut event = [
+        &time[..],
+        &[mysql::event::event_type::PREVIOUS_GTIDS],
+        server_id,
+        &field(size),
+        &field(end),
+        &flags,
+        &NO_SOURCES,
+    ]
+    .concat();
+    if format.has_checksums() {
+        event.extend(crc32fast::hash(&event).to_le_bytes());
+    }
+    event
+}
+
 /// The part of a file that is wanted.
-pub(super) struct Cut {
-    pub(super) from: u64,
-    pub(super) to: u64,
-    pub(super) is_begun: bool,
+struct Cut {
+    from: u64,
+    to: u64,
+    is_begun: bool,
 }
 
 impl Cut {
     /// Whether the part ends at `boundary`. Fails when a border of the part was passed within a transaction.
-    pub(super) fn is_over(&mut self, boundary: u64) -> Result<bool, Error> {
+    fn is_over(&mut self, boundary: u64) -> Result<bool, Error> {
         self.is_begun |= boundary == self.from;
         if boundary > self.to || (boundary > self.from && !self.is_begun) {
             return Err(self.error(boundary));
@@ -236,7 +274,7 @@ impl Cut {
         Ok(boundary == self.to)
     }
 
-    pub(super) fn error(&self, near: u64) -> Error {
+    fn error(&self, near: u64) -> Error {
         let (from, to) = (self.from, self.to);
         Error::new(
             ErrorKind::Corrupt,
@@ -248,16 +286,16 @@ impl Cut {
 }
 
 /// Reads the rest, so that a reader that verifies its bytes at their end does.
-pub(super) fn drain(mut reader: impl io::Read) -> Result<(), Error> {
+fn drain(mut reader: impl io::Read) -> Result<(), Error> {
     let read = io::copy(&mut reader, &mut io::sink());
     read.map(drop).map_err(|err| error_of(err, "reading the rest of a binlog chunk"))
 }
 
-pub(super) fn corrupt(message: String) -> Error {
+fn corrupt(message: String) -> Error {
     Error::new(ErrorKind::Corrupt, message)
 }
 
-pub(super) fn write_error(err: io::Error) -> Error {
+fn write_error(err: io::Error) -> Error {
     let kind = match err.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         _ => ErrorKind::Io,

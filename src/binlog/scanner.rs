@@ -1,10 +1,13 @@
 //! Facts of transactions: pushes every event through, one file, in order; gives a `Transaction` at each one's end.
 
-use crate::binlog::body::{Query, gtid_list, rotate, table_map};
+use crate::binlog::body::{Query, rotate, table_map};
 use crate::binlog::draft::{Draft, is_transaction_control};
 use crate::binlog::event::{Event, FormatDescription, event_type};
-use crate::binlog::group::{Group, Groups, Step};
-use crate::domain::gtid::BinlogState;
+use crate::binlog::group::{Group, Groups, Head, Step};
+use crate::binlog::mariadb::gtid_list;
+use crate::binlog::mysql::event::{event_type as mysql, previous_gtids, rows_query};
+use crate::binlog::mysql::payload;
+use crate::domain::gtid::{BinlogState, Gtid};
 use crate::domain::transaction::{Transaction, TransactionKind};
 use crate::error::{Error, ErrorKind};
 
@@ -14,22 +17,22 @@ pub(crate) struct ScanPoint {
     /// A boundary: offset behind a whole transaction or an event between transactions.
     pub(crate) position: u64,
     pub(crate) format: FormatDescription,
-    /// Commit time of the last transaction of the timeline up to here, seconds since 1970; 0 when there is none.
+    /// Commit time of the last transaction of the timeline up to here, microseconds since 1970; 0 when there is none.
     pub(crate) clock: i64,
     pub(crate) state: BinlogState,
 }
 
 /// What an event was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Pushed<T = Transaction> {
-    /// Format description or Gtid_list: `format` and `state` are known now.
+pub(crate) enum Pushed {
+    /// Format description, Gtid_list or Previous_gtids: `format` and `state` are known now.
     Header,
     /// Part of a transaction that is not over.
     Inside,
     /// Nothing that changes data.
     Between,
     /// A transaction is over.
-    Transaction(T),
+    Transaction(Transaction),
     /// The file is closed and `next` follows it.
     Rotated { next: String },
     /// The file is closed: the server was shut down.
@@ -60,7 +63,7 @@ impl Scanner {
 
     pub(crate) fn resume(point: ScanPoint) -> Scanner {
         Scanner {
-            groups: Groups::resume(point.position),
+            groups: Groups::resume(point.position, &point.format),
             format: Some(point.format),
             clock: point.clock,
             state: point.state,
@@ -68,9 +71,9 @@ impl Scanner {
         }
     }
 
-    /// Takes the next event, read from the server at `observed_at`, seconds since 1970.
+    /// Takes the next event, read from the server at `observed_at`, microseconds since 1970.
     ///
-    /// Fails with `Refused` on an encrypted binlog, `Unsupported` on events that are not MariaDB's, `Corrupt` on bodies
+    /// Fails with `Refused` on an encrypted binlog, `Unsupported` on events that its server does not write, `Corrupt` on bodies
     /// and orders of events that no server writes. After a failure the scanner is of no more use.
     pub(crate) fn push(&mut self, event: &Event<'_>, observed_at: i64) -> Result<Pushed, Error> {
         if self.format.is_none() && event.header.event_type != event_type::FORMAT_DESCRIPTION {
@@ -82,24 +85,25 @@ impl Scanner {
                 Ok(Pushed::Header)
             }
             Step::Header => {
-                self.state = BinlogState::default();
-                for gtid in gtid_list(event)? {
-                    self.state.apply(gtid);
-                }
+                self.state = listed(event)?;
                 Ok(Pushed::Header)
             }
+            Step::Between => Ok(Pushed::Between),
             // An incident is shipped like everything else; whoever replays it refuses.
-            Step::Between | Step::Incident => Ok(Pushed::Between),
+            Step::Incident(gtid) => {
+                gtid.inspect(|gtid| self.state.apply(*gtid));
+                Ok(Pushed::Between)
+            }
             Step::Begun(_) => {
-                self.draft = Draft::begin(event.header.timestamp.into());
+                self.draft = Draft::default();
                 Ok(Pushed::Inside)
             }
             Step::Inside(group) => {
-                self.add(event, group)?;
+                add(&mut self.draft, event, group)?;
                 Ok(Pushed::Inside)
             }
             Step::Ended(group) => {
-                self.add(event, group)?;
+                add(&mut self.draft, event, group)?;
                 Ok(Pushed::Transaction(self.commit(event, group, observed_at)))
             }
             Step::Rotated => Ok(Pushed::Rotated { next: rotate(event)? }),
@@ -107,35 +111,14 @@ impl Scanner {
         }
     }
 
-    fn add(&mut self, event: &Event<'_>, group: Group) -> Result<(), Error> {
-        let draft = &mut self.draft;
-        match event.header.event_type {
-            event_type::TABLE_MAP => {
-                let (schema, table) = table_map(event)?;
-                draft.add_table(schema, table);
-            }
-            event_type::ANNOTATE_ROWS => draft.add_text(event.body),
-            event_type::QUERY | event_type::QUERY_COMPRESSED | event_type::EXECUTE_LOAD_QUERY => {
-                let query = Query::parse(event)?;
-                if group.head.is_standalone() || !is_transaction_control(&query.text) {
-                    let is_destructive = draft.add_query(&query);
-                    draft.destructive |= is_destructive && !group.head.is_unfinished_alter();
-                }
-            }
-            other if event_type::is_rows(other) => draft.row_events = draft.row_events.saturating_add(1),
-            _ => {}
-        }
-        Ok(())
-    }
-
     fn commit(&mut self, event: &Event<'_>, group: Group, observed_at: i64) -> Transaction {
         let draft = std::mem::take(&mut self.draft);
-        let gtid = group.head.gtid;
-        self.clock = self.clock.max(draft.stamped_at.min(observed_at));
-        self.state.apply(gtid);
-        let kind = if group.head.is_xa() {
+        let Head { gtid, stamped_at, .. } = group.head;
+        self.clock = self.clock.max(stamped_at.min(observed_at));
+        gtid.inspect(|gtid| self.state.apply(*gtid));
+        let kind = if group.head.is_xa || draft.is_xa {
             TransactionKind::Xa
-        } else if group.head.is_standalone() || draft.definition {
+        } else if group.head.is_standalone || draft.definition {
             TransactionKind::Ddl
         } else {
             TransactionKind::Dml
@@ -144,7 +127,7 @@ impl Scanner {
             gtid,
             begin: group.begin,
             end: event.end(),
-            stamped_at: draft.stamped_at,
+            stamped_at,
             committed_at: self.clock,
             kind,
             statement: (!draft.statement.is_empty()).then_some(draft.statement),
@@ -167,11 +150,14 @@ impl Scanner {
     }
 
     /// The binlog state at `boundary`; known after the file's header.
+    ///
+    /// What a Previous_gtids event says can lack a transaction that was committed while the file was changed (MySQL bug
+    /// 118797), so whoever follows more than one file merges the states.
     pub(crate) fn state(&self) -> &BinlogState {
         &self.state
     }
 
-    /// Commit time of the last transaction, seconds since 1970.
+    /// Commit time of the last transaction, microseconds since 1970.
     pub(crate) fn clock(&self) -> i64 {
         self.clock
     }
@@ -186,4 +172,47 @@ impl Scanner {
             state: self.state.clone(),
         })
     }
+}
+
+/// What had been written before the file, by its Gtid_list or Previous_gtids event.
+fn listed(event: &Event<'_>) -> Result<BinlogState, Error> {
+    if event.header.event_type == mysql::PREVIOUS_GTIDS {
+        return Ok(previous_gtids(event)?.into());
+    }
+    let mut state = BinlogState::default();
+    for gtid in gtid_list(event)? {
+        state.apply(Gtid::Mariadb(gtid));
+    }
+    Ok(state)
+}
+
+fn add(draft: &mut Draft, event: &Event<'_>, group: Group) -> Result<(), Error> {
+    match event.header.event_type {
+        mysql::TRANSACTION_PAYLOAD => payload::for_each_event(event, |inner| add_single(draft, inner, group)),
+        _ => add_single(draft, event, group),
+    }
+}
+
+fn add_single(draft: &mut Draft, event: &Event<'_>, group: Group) -> Result<(), Error> {
+    match event.header.event_type {
+        event_type::TABLE_MAP => {
+            let (schema, table) = table_map(event)?;
+            draft.add_table(schema, table);
+        }
+        event_type::ANNOTATE_ROWS => draft.add_text(event.body),
+        mysql::ROWS_QUERY => draft.add_text(rows_query(event)),
+        // Packed, it is known here first.
+        event_type::XA_PREPARE => draft.is_xa = true,
+        event_type::QUERY | event_type::QUERY_COMPRESSED | event_type::EXECUTE_LOAD_QUERY => {
+            let query = Query::parse(event)?;
+            if group.head.is_standalone || !is_transaction_control(&query.text) {
+                let is_destructive = draft.add_query(&query);
+                draft.destructive |= is_destructive && !group.head.is_unfinished_alter;
+            }
+        }
+        mysql::PARTIAL_UPDATE_ROWS => draft.row_events = draft.row_events.saturating_add(1),
+        other if event_type::is_rows(other) => draft.row_events = draft.row_events.saturating_add(1),
+        _ => {}
+    }
+    Ok(())
 }

@@ -4,15 +4,17 @@
 //! in its command line. An adopted one is started and stopped by systemd or by argument vectors.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
 use crate::clock::Deadline;
-use crate::datastore::Tools;
 use crate::datastore::option_file::{OptionGroup, read_client_access};
 use crate::datastore::sql::{Access, Sql};
+use crate::datastore::{Tools, mariadb, mysql};
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Control, Server};
 use crate::error::{Error, ErrorKind, io_error};
 use crate::process::{Cmd, ProcessHandle, User};
@@ -21,6 +23,8 @@ use crate::process::{Cmd, ProcessHandle, User};
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// A server may need long to write its dirty pages.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(600);
+/// A file that every server of either datastore has open as long as it runs.
+const SYSTEM_TABLESPACE: &str = "ibdata1";
 /// How often a state that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -35,30 +39,14 @@ pub(crate) fn access(server: &Server) -> Result<Access, Error> {
 
 /// The option file of a server that coffer creates. It holds no secret.
 pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) -> String {
-    let run_dir = server.defaults_file.parent().unwrap_or(Path::new("/"));
-    let group = OptionGroup::default()
-        .set("user", &tools.server_user)
-        .path("datadir", &server.data_dir)
-        .path("socket", &server.socket)
-        // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
-        .path("tmpdir", &tmp_dir(server))
-        .path("pid_file", &run_dir.join("mariadbd.pid"))
-        .path("log_error", &run_dir.join("mariadbd.log"))
-        .set("bind_address", "127.0.0.1")
-        .set("port", server.port)
-        .set("server_id", server_id)
-        .path("log_bin", &server.binlog_base)
-        .set("binlog_format", "ROW")
-        .set("sync_binlog", 1)
-        .set("innodb_flush_log_at_trx_commit", 1)
-        .set("innodb_buffer_pool_size", tools.buffer_pool_bytes)
-        .set("max_binlog_size", 256 * 1024 * 1024)
-        .set("character_set_server", "utf8mb4");
-    // mariadb-backup reads the same file; its own group tells it how to log in.
+    let group = match tools.datastore {
+        Datastore::Mariadb => mariadb::created_options(tools, server, server_id).render("mariadbd"),
+        Datastore::Mysql => mysql::install::created_options(tools, server, server_id).render("mysqld"),
+    };
+    // MariaDB's backup tool reads the same file; this group tells it how to log in.
     let client = OptionGroup::default().path("socket", &server.socket).set("user", User::own().name);
     format!(
-        "# Written by coffer; put your own settings into a file of your own and name it here with !include.\n{}\n{}",
-        group.render("mariadbd"),
+        "# Written by coffer; put your own settings into a file of your own and name it here with !include.\n{group}\n{}",
         client.render("client")
     )
 }
@@ -103,6 +91,9 @@ pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
         Control::Systemd { unit } => Cmd::new("systemctl").arg("start").arg(unit),
         Control::Argv { start, .. } => from_argv(start, "start")?,
     };
+    if server.control == Control::Created && tools.datastore == Datastore::Mysql {
+        remove_stale_lock(server)?;
+    }
     let handle = command.spawn_detached(&log)?;
     let access = access(server)?;
     let deadline = Deadline::after(START_TIMEOUT);
@@ -131,10 +122,23 @@ pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
     }
 }
 
+/// MySQL keeps its pid in a file beside the socket and does not start while a process has that pid. After a reboot it may
+/// be any process.
+fn remove_stale_lock(server: &Server) -> Result<(), Error> {
+    let mut path = server.socket.clone().into_os_string();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    if !path.exists() || is_in_use(&server.data_dir)? {
+        return Ok(());
+    }
+    std::fs::remove_file(&path).map_err(|err| io_error("unable to remove", &path, err))
+}
+
 fn start_error(server: &Server, run_dir: &Path, what: &str) -> Error {
     let logs = ["mariadbd.log", "mysqld.log", "start.log"].map(|name| run_dir.join(name));
     let said = logs.iter().find_map(|log| {
-        let lines = last_lines(log, 4);
+        // MySQL's parts give up one after the other, each with an error of its own.
+        let lines = last_lines(log, 8);
         let cause = lines.split(" | ").next().map(bare_line).filter(|line| !line.is_empty())?;
         Some(format!(": {cause} (more in `{}`)", log.display()))
     });
@@ -143,9 +147,13 @@ fn start_error(server: &Server, run_dir: &Path, what: &str) -> Error {
         .hint("Read the server's error log; the data directory was not changed by coffer.")
 }
 
-/// A line of the server's log without its date, thread and level.
+/// A line of the server's log without its date, thread and level, and without MySQL's `[MY-010119] [Server]`.
 fn bare_line(line: &str) -> &str {
-    line.split_once("[ERROR]").map_or(line, |(_, text)| text).trim().trim_end_matches('.')
+    let mut text = line.split_once("[ERROR]").map_or(line, |(_, text)| text).trim();
+    while let Some((_, rest)) = text.strip_prefix('[').and_then(|tag| tag.split_once("] ")) {
+        text = rest.trim_start();
+    }
+    text.trim_end_matches('.')
 }
 
 /// The end of a log, on one line, for an error's evidence.
@@ -161,7 +169,11 @@ pub(crate) fn last_lines(path: &Path, count: usize) -> String {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let text = read().unwrap_or_default();
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let mut lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    // Either server begins with the process it is; what stands before that is of another time.
+    if let Some(begin) = lines.iter().rposition(|line| line.contains(" as process ")) {
+        lines.drain(..begin);
+    }
     // What the server calls an error says most; a log without one has its last words.
     let errors: Vec<&str> = lines.iter().copied().filter(|line| line.contains("[ERROR]")).collect();
     let chosen = if errors.is_empty() { lines } else { errors };
@@ -214,8 +226,11 @@ fn from_argv(argv: &[String], what: &str) -> Result<Cmd, Error> {
     Ok(arguments.iter().fold(Cmd::new(program), |command, argument| command.arg(argument)))
 }
 
-/// Whether a server has the data directory open: InnoDB and Aria hold a lock on these files as long as they run.
-/// A directory or a file that is missing is not in use.
+/// Whether a server has the data directory open: InnoDB of either server, and Aria, hold a lock on these files as long as
+/// they run. A directory or a file that is missing is not in use.
+///
+/// MySQL loses its locks when it clones itself: a process's locks on a file go with whichever of its descriptors is closed
+/// first. So processes are looked at too.
 pub(crate) fn is_in_use(data_dir: &Path) -> Result<bool, Error> {
     Ok(DataDirLock::take(data_dir)?.is_none())
 }
@@ -228,8 +243,11 @@ pub(crate) struct DataDirLock {
 impl DataDirLock {
     /// `None` when a server runs on the directory.
     pub(crate) fn take(data_dir: &Path) -> Result<Option<DataDirLock>, Error> {
+        if is_open_elsewhere(&data_dir.join(SYSTEM_TABLESPACE))? {
+            return Ok(None);
+        }
         let mut files = Vec::new();
-        for name in ["ibdata1", "aria_log_control"] {
+        for name in [SYSTEM_TABLESPACE, "aria_log_control"] {
             let path = data_dir.join(name);
             let file = match OpenOptions::new().read(true).write(true).open(&path) {
                 Ok(file) => file,
@@ -244,6 +262,45 @@ impl DataDirLock {
         }
         Ok(Some(DataDirLock { _files: files }))
     }
+}
+
+/// Whether another process has the file open for writing, as far as coffer may look: at its own user's processes, as root
+/// at all.
+fn is_open_elsewhere(file: &Path) -> Result<bool, Error> {
+    let wanted = match std::fs::metadata(file) {
+        Ok(metadata) => (metadata.dev(), metadata.ino()),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(err) => return Err(io_error("unable to look at", file, err)),
+    };
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").map_err(|err| io_error("unable to list", Path::new("/proc"), err))?;
+    for process in processes.flatten() {
+        let is_process = process.file_name().to_str().is_some_and(|pid| pid != own && pid.parse::<u32>().is_ok());
+        // A process may end while we look; then it has nothing open.
+        let Some(descriptors) = is_process.then(|| std::fs::read_dir(process.path().join("fd")).ok()).flatten() else {
+            continue;
+        };
+        for descriptor in descriptors.flatten() {
+            let link = std::fs::read_link(descriptor.path()).unwrap_or_default();
+            // Only what may be it is looked at closer.
+            if !link.to_string_lossy().contains(SYSTEM_TABLESPACE) {
+                continue;
+            }
+            let is_it = std::fs::metadata(descriptor.path()).is_ok_and(|found| (found.dev(), found.ino()) == wanted);
+            let info = std::fs::read_to_string(process.path().join("fdinfo").join(descriptor.file_name()));
+            if is_it && info.is_ok_and(|info| is_writable(&info)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the flags of a descriptor (octal, `/proc/PID/fdinfo`) let it write.
+fn is_writable(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).unwrap_or(0);
+    flags & 0o3 != 0
 }
 
 /// Where coffer keeps the server's log of starting.
@@ -262,4 +319,57 @@ pub(crate) fn tmp_dir(server: &Server) -> PathBuf {
 /// Whether the server answers now.
 pub(crate) fn answers(server: &Server) -> bool {
     access(server).and_then(|access| Sql::connect(&access)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datastore::mysql::testing::TestMysql;
+
+    #[test]
+    fn a_line_of_either_servers_log_is_shown_without_its_head() {
+        for (line, bare) in [
+            ("2026-11-21 16:00:00 0 [ERROR] Aborting", "Aborting"),
+            ("2026-11-21T16:00:00.1Z 0 [ERROR] [MY-010119] [Server] Aborting.", "Aborting"),
+            ("mysqld: no such option", "mysqld: no such option"),
+            ("[odd", "[odd"),
+        ] {
+            assert_eq!(bare_line(line), bare);
+        }
+    }
+
+    #[test]
+    fn mysql_holds_its_data_directory_as_long_as_it_runs_and_cannot_start_while_coffer_does() {
+        let server = TestMysql::start("");
+        assert!(is_in_use(&server.server.data_dir).unwrap());
+        assert!(find(&server.server.defaults_file).unwrap().is_some());
+        server.kill();
+        assert!(!is_in_use(&server.server.data_dir).unwrap(), "not even after a crash");
+        server.start_again();
+        assert!(is_in_use(&server.server.data_dir).unwrap());
+        server.stop();
+        assert!(find(&server.server.defaults_file).unwrap().is_none());
+        assert!(DataDirLock::take(&server.server.data_dir).unwrap().is_some());
+    }
+
+    #[test]
+    fn mysql_starts_beside_a_lock_file_that_names_a_process_of_somebody_else() {
+        let server = TestMysql::start("");
+        server.kill();
+        let lock = server.dir.join("s.lock");
+        crate::durable::write(&lock, format!("{}\n", std::process::id()).as_bytes(), 0o600).unwrap();
+        server.start_again();
+    }
+
+    #[test]
+    fn what_keeps_mysql_from_starting_is_said() {
+        let server = TestMysql::start("");
+        server.stop();
+        let options = std::fs::read_to_string(&server.server.defaults_file).unwrap();
+        let broken = options.replace("[client]", "innodb_page_size=4096\n[client]");
+        crate::durable::write(&server.server.defaults_file, broken.as_bytes(), 0o644).unwrap();
+        let error = start(&server.tools, &server.server).unwrap_err();
+        let said = "it ended before it answered: Data file './ibdata1' uses page size 16384";
+        assert!(error.message().contains(said), "{error}");
+    }
 }

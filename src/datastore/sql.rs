@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid_set::GtidSet;
 use crate::error::{Error, ErrorKind};
 
 /// Text that must never be shown.
@@ -48,6 +50,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Sql {
     connection: mysql::Conn,
     socket: PathBuf,
+    datastore: Option<Datastore>,
 }
 
 impl Sql {
@@ -66,7 +69,7 @@ impl Sql {
             .write_timeout(Some(statement_timeout))
             .prefer_socket(false);
         match mysql::Conn::new(options) {
-            Ok(connection) => Ok(Sql { connection, socket: access.socket.clone() }),
+            Ok(connection) => Ok(Sql { connection, socket: access.socket.clone(), datastore: None }),
             Err(err) => Err(connect_error(&access.socket, &access.user, err)),
         }
     }
@@ -85,6 +88,17 @@ impl Sql {
     pub(crate) fn rows(&mut self, statement: &str) -> Result<Vec<Vec<String>>, Error> {
         let rows: Vec<mysql::Row> =
             self.connection.query(statement).map_err(|err| self.statement_error(statement, err))?;
+        Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(value_text).collect()).collect())
+    }
+
+    /// As `rows`, with parameters.
+    pub(crate) fn rows_with(
+        &mut self,
+        statement: &str,
+        parameters: Vec<mysql::Value>,
+    ) -> Result<Vec<Vec<String>>, Error> {
+        let rows: Vec<mysql::Row> =
+            self.connection.exec(statement, parameters).map_err(|err| self.statement_error(statement, err))?;
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(value_text).collect()).collect())
     }
 
@@ -126,14 +140,34 @@ impl Sql {
         Ok(rows.into_iter().next().and_then(|row| row.into_iter().nth(1)).unwrap_or_default())
     }
 
-    /// Where the applier stands: `gtid_slave_pos`.
-    pub(crate) fn applier_position(&mut self) -> Result<GtidPosition, Error> {
-        self.value("SELECT @@GLOBAL.gtid_slave_pos")?.parse()
+    /// Which server this is, as it says itself.
+    pub(crate) fn datastore(&mut self) -> Result<Datastore, Error> {
+        if let Some(datastore) = self.datastore {
+            return Ok(datastore);
+        }
+        let datastore = Datastore::of_version(&self.value("SELECT VERSION()")?);
+        self.datastore = Some(datastore);
+        Ok(datastore)
     }
 
-    /// What the server's own binlog holds: `gtid_binlog_state`.
+    /// Where the applier stands: `gtid_slave_pos`, or on MySQL everything that was ever committed.
+    pub(crate) fn applier_position(&mut self) -> Result<GtidPosition, Error> {
+        match self.datastore()? {
+            Datastore::Mariadb => self.value("SELECT @@GLOBAL.gtid_slave_pos")?.parse(),
+            Datastore::Mysql => Ok(self.executed()?.into()),
+        }
+    }
+
+    /// What the server's own binlog holds: `gtid_binlog_state`, or on MySQL everything that was ever committed.
     pub(crate) fn binlog_state(&mut self) -> Result<BinlogState, Error> {
-        self.value("SELECT @@GLOBAL.gtid_binlog_state")?.parse()
+        match self.datastore()? {
+            Datastore::Mariadb => self.value("SELECT @@GLOBAL.gtid_binlog_state")?.parse(),
+            Datastore::Mysql => Ok(self.executed()?.into()),
+        }
+    }
+
+    fn executed(&mut self) -> Result<GtidSet, Error> {
+        self.value("SELECT @@GLOBAL.gtid_executed")?.parse()
     }
 
     fn statement_error(&self, statement: &str, err: mysql::Error) -> Error {

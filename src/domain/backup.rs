@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::instance::{Fault, Instance};
@@ -17,8 +18,9 @@ pub(crate) struct Backup {
     pub(crate) description: String,
     pub(crate) status: BackupStatus,
     pub(crate) fault: Option<Fault>,
-    /// `mariadb` or `mysql`.
-    pub(crate) datastore: String,
+    pub(crate) datastore: Datastore,
+    /// How it is made; the physical one until it has begun.
+    pub(crate) strategy: Strategy,
     /// The exact version of the server it was taken from; empty until known.
     pub(crate) server_version: String,
     /// Bytes of the backup before compression; grows while it runs.
@@ -45,7 +47,8 @@ impl Backup {
             description: String::new(),
             status: BackupStatus::New,
             fault: None,
-            datastore: owner.datastore.clone(),
+            datastore: owner.datastore,
+            strategy: Strategy::physical(owner.datastore),
             server_version: String::new(),
             raw_bytes: 0,
             stored_bytes: 0,
@@ -58,13 +61,46 @@ impl Backup {
     }
 }
 
+/// How a backup is made; Trove's word. What restores it follows from that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Strategy {
+    /// MariaDB's files, by `mariadb-backup`.
+    Mariabackup,
+    /// MySQL's files, by the server's own CLONE plugin.
+    Clone,
+    /// MySQL's files, by Percona's `xtrabackup`: only restored.
+    Xtrabackup,
+    /// Statements, by `mariadb-dump` or `mysqldump`.
+    Dump,
+}
+
+impl Strategy {
+    /// The one that copies files.
+    pub(crate) fn physical(datastore: Datastore) -> Strategy {
+        match datastore {
+            Datastore::Mariadb => Strategy::Mariabackup,
+            Datastore::Mysql => Strategy::Clone,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Strategy::Mariabackup => "mariabackup",
+            Strategy::Clone => "clone",
+            Strategy::Xtrabackup => "xtrabackup",
+            Strategy::Dump => "dump",
+        }
+    }
+}
+
 /// The point a backup leads to: every transaction up to it is in the backup, none after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BackupEnd {
     pub(crate) at: Coordinate,
     pub(crate) position: GtidPosition,
-    /// The commit clock there, seconds since 1970.
+    /// The commit clock there, microseconds since 1970.
     pub(crate) clock: i64,
 }
 

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::coordinate::Coordinate;
-use crate::domain::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::domain::gtid::{BinlogState, Gtid, GtidPosition, GtidStream};
+use crate::domain::gtid_set::{GtidSet, Interval};
 use crate::domain::id::{InstanceId, TimelineId};
 
 /// What a chunk holds. Stands in the object itself, so that the catalog can be rebuilt from the repository.
@@ -34,19 +35,20 @@ pub(crate) struct ChunkFacts {
     pub(crate) transactions: u64,
     pub(crate) first_gtid: Option<Gtid>,
     pub(crate) last_gtid: Option<Gtid>,
-    /// Per domain and server the first and the last sequence number in the chunk.
+    /// The transactions that have a GTID. On MariaDB the lowest and the highest number of each stream, with holes between
+    /// them; on MySQL exact runs.
     pub(crate) ranges: Vec<GtidRange>,
-    /// The last transaction of each domain after this chunk.
+    /// What an applier has reached behind this chunk.
     pub(crate) position_after: GtidPosition,
     /// The binlog state after this chunk.
     pub(crate) state_after: BinlogState,
-    /// The commit clock before the chunk, seconds since 1970 (0 before anything was committed).
+    /// The commit clock before the chunk, microseconds since 1970 (0 before anything was committed).
     ///
     /// A transaction's commit time is the greatest of its own stamp and of all stamps before it in the timeline, none
     /// of them later than the moment it was seen: commits are ordered, stamps (`SET TIMESTAMP`, a clock set back,
     /// statements that began earlier) are not.
     pub(crate) clock_before: i64,
-    /// Commit time of the first transaction, seconds since 1970.
+    /// Commit time of the first transaction, microseconds since 1970.
     pub(crate) first_commit: Option<i64>,
     /// Commit time of the last transaction: the commit clock after the chunk.
     pub(crate) last_commit: Option<i64>,
@@ -58,6 +60,29 @@ impl ChunkFacts {
     /// The commit clock after the chunk.
     pub(crate) fn clock_after(&self) -> i64 {
         self.last_commit.unwrap_or(self.clock_before)
+    }
+
+    /// The position after everything of the chunk was applied behind `position`.
+    ///
+    /// Not simply `position_after`: a recovered server's state may name sequence numbers that were given up.
+    pub(crate) fn apply_to(&self, position: &mut GtidPosition) {
+        let mut executed = GtidSet::default();
+        for range in &self.ranges {
+            match range.stream {
+                GtidStream::Mariadb { domain, .. } => {
+                    // For each domain with a transaction in the chunk, the last one after it is from it.
+                    if let Some(last) = self.position_after.last(domain) {
+                        position.apply(last);
+                    }
+                }
+                GtidStream::Mysql(source) => {
+                    if let Some(interval) = Interval::new(range.first, range.last) {
+                        executed.add_interval(source, interval);
+                    }
+                }
+            }
+        }
+        position.unite(&executed);
     }
 
     pub(crate) fn begins_at(&self) -> Coordinate {
@@ -73,13 +98,44 @@ impl ChunkFacts {
     }
 }
 
-/// A run of sequence numbers of one server in one domain.
+/// A run of transactions of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GtidRange {
-    pub(crate) domain: u32,
-    pub(crate) server_id: u32,
+    pub(crate) stream: GtidStream,
     pub(crate) first: u64,
     pub(crate) last: u64,
+}
+
+impl GtidRange {
+    pub(crate) fn holds(&self, gtid: &Gtid) -> bool {
+        self.stream == gtid.stream() && (self.first..=self.last).contains(&gtid.number())
+    }
+
+    /// Runs of a set, one range each.
+    pub(crate) fn of_set(set: &GtidSet) -> impl Iterator<Item = GtidRange> {
+        set.iter().flat_map(|(source, intervals)| {
+            intervals.iter().map(|run| GtidRange {
+                stream: GtidStream::Mysql(*source),
+                first: run.first,
+                last: run.last,
+            })
+        })
+    }
+
+    /// What `behind` has written since `before`: for each stream that both know the numbers between; on MySQL
+    /// everything that is in one and not in the other.
+    pub(crate) fn between(before: &BinlogState, behind: &BinlogState) -> Vec<GtidRange> {
+        let own = behind.iter().map(Gtid::Mariadb);
+        let own = own.filter_map(|last| GtidRange::up_to(before, last.stream(), last.number()));
+        let missing = behind.executed().without(before.executed());
+        own.chain(GtidRange::of_set(&missing)).collect()
+    }
+
+    /// The numbers of `stream` behind those in `before`, up to `last`; none when `before` does not know it.
+    pub(crate) fn up_to(before: &BinlogState, stream: GtidStream, last: u64) -> Option<GtidRange> {
+        let first = before.last_of(&stream)?.saturating_add(1);
+        (first <= last).then_some(GtidRange { stream, first, last })
+    }
 }
 
 /// Binlog that was never shipped.
@@ -88,7 +144,7 @@ pub(crate) struct GtidRange {
 pub(crate) struct Gap {
     /// The last shipped place before the hole; absent when nothing had been shipped.
     pub(crate) after: Option<Coordinate>,
-    /// The last transaction of each domain that is in the repository before the hole.
+    /// What an applier of everything in the repository before the hole has reached.
     pub(crate) position_before: GtidPosition,
     /// The server's binlog state behind the hole.
     pub(crate) state_behind: BinlogState,

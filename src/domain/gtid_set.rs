@@ -19,8 +19,10 @@ const NUMBER_MAX: u64 = i64::MAX as u64 - 1;
 const TAG_BYTES_MAX: usize = 32;
 
 /// The tag of a GTID: empty, or a letter or underscore and up to 31 letters, digits and underscores, in lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub(crate) struct Tag(String);
+///
+/// Padded with zeros, so that a GTID is a plain value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(crate) struct Tag([u8; TAG_BYTES_MAX]);
 
 impl Tag {
     /// The tag with this name; `None` when no tag can be named so.
@@ -29,16 +31,31 @@ impl Tag {
         let is_tag = begins_well
             && name.len() <= TAG_BYTES_MAX
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        is_tag.then(|| Tag(name.to_ascii_lowercase()))
+        let mut tag = Tag::default();
+        tag.0.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        tag.0.make_ascii_lowercase();
+        is_tag.then_some(tag)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0 == [0; TAG_BYTES_MAX]
+    }
+
+    fn name(&self) -> &str {
+        let length = self.0.iter().position(|byte| *byte == 0).unwrap_or(TAG_BYTES_MAX);
+        // Nothing but ASCII was ever put in.
+        self.0.get(..length).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name().fmt(f)
     }
 }
 
 /// Whose numbers: `uuid` or `uuid:tag`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(crate) struct GtidSource {
     pub(crate) uuid: Uuid,
     pub(crate) tag: Tag,
@@ -47,13 +64,12 @@ pub(crate) struct GtidSource {
 impl fmt::Display for GtidSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.uuid)?;
-        if self.tag.is_empty() { Ok(()) } else { write!(f, ":{}", self.tag.0) }
+        if self.tag.is_empty() { Ok(()) } else { write!(f, ":{}", self.tag.name()) }
     }
 }
 
 /// One transaction's id: `uuid:number` or `uuid:tag:number`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct MysqlGtid {
     pub(crate) source: GtidSource,
     /// From 1 to 2^63 - 2.
@@ -123,6 +139,11 @@ impl GtidSet {
         self.0.iter().map(|(source, intervals)| (source, intervals.as_slice()))
     }
 
+    /// The highest number of a source; absent when it has none.
+    pub(crate) fn last_of(&self, source: &GtidSource) -> Option<u64> {
+        self.0.get(source)?.last().map(|interval| interval.last)
+    }
+
     pub(crate) fn contains(&self, gtid: &MysqlGtid) -> bool {
         let Some(intervals) = self.0.get(&gtid.source) else { return false };
         let at = intervals.partition_point(|interval| interval.last < gtid.number);
@@ -134,7 +155,7 @@ impl GtidSet {
         // Nearly every GTID goes on where the last one ended: no list is moved and no name copied for it.
         match self.0.get_mut(&gtid.source) {
             Some(intervals) => insert(intervals, interval),
-            None => self.add_interval(gtid.source.clone(), interval),
+            None => self.add_interval(gtid.source, interval),
         }
     }
 
@@ -146,7 +167,7 @@ impl GtidSet {
     pub(crate) fn unite(&mut self, other: &GtidSet) {
         for (source, intervals) in &other.0 {
             for interval in intervals {
-                self.add_interval(source.clone(), *interval);
+                self.add_interval(*source, *interval);
             }
         }
     }
@@ -160,7 +181,7 @@ impl GtidSet {
                 None => intervals.clone(),
             };
             if !left.is_empty() {
-                rest.insert(source.clone(), left);
+                rest.insert(*source, left);
             }
         }
         GtidSet(rest)
@@ -215,7 +236,7 @@ impl fmt::Display for GtidSet {
                 uuid = Some(source.uuid);
             }
             if !source.tag.is_empty() {
-                write!(f, ":{}", source.tag.0)?;
+                write!(f, ":{}", source.tag.name())?;
             }
             for Interval { first, last } in intervals {
                 if first == last { write!(f, ":{first}")? } else { write!(f, ":{first}-{last}")? }
@@ -257,7 +278,7 @@ impl GtidSet {
             }
             // An interval that ends before it begins is empty to the server, and no error.
             if let Some(interval) = Interval::new(first, last) {
-                self.add_interval(source.clone(), interval);
+                self.add_interval(source, interval);
             }
         }
         Some(())
@@ -275,6 +296,7 @@ fn parse_number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
+/// Serde by text.
 macro_rules! text_form {
     ($type:ty) => {
         impl From<$type> for String {
@@ -293,8 +315,8 @@ macro_rules! text_form {
     };
 }
 
-text_form!(MysqlGtid);
 text_form!(GtidSet);
+pub(crate) use text_form;
 
 #[cfg(test)]
 mod tests;

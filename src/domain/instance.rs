@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::datastore::Datastore;
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::error::{Error, ErrorKind};
 
@@ -20,8 +21,7 @@ pub(crate) struct Instance {
     /// What went wrong last, while `status` is `Error`.
     pub(crate) fault: Option<Fault>,
     pub(crate) server: Server,
-    /// `mariadb` or `mysql`.
-    pub(crate) datastore: String,
+    pub(crate) datastore: Datastore,
     /// The server's exact version, for example `10.11.19`; empty until it first ran.
     pub(crate) version: String,
     pub(crate) created_at: Timestamp,
@@ -101,8 +101,7 @@ impl Server {
 pub(crate) struct InstanceSettings {
     pub(crate) instance: InstanceId,
     pub(crate) name: String,
-    /// `mariadb` or `mysql`.
-    pub(crate) datastore: String,
+    pub(crate) datastore: Datastore,
     pub(crate) version: String,
     pub(crate) server: Server,
     /// The option file of a created server, without what may be a password in it. An adopted server's is its operator's

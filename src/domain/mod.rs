@@ -4,8 +4,8 @@ pub(crate) mod backup;
 pub(crate) mod chunk;
 pub(crate) mod compression;
 pub(crate) mod coordinate;
+pub(crate) mod datastore;
 pub(crate) mod gtid;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore"))]
 pub(crate) mod gtid_set;
 pub(crate) mod id;
 pub(crate) mod instance;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::backup::BackupEnd;
+use crate::domain::backup::{BackupEnd, Strategy};
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::{Gtid, GtidPosition};
 use crate::domain::id::{BackupId, InstanceId, RecoveryId, TimelineId};
@@ -143,6 +143,8 @@ pub(crate) struct RecoveryOutcome {
     pub(crate) tail: Option<Tail>,
     /// While the recovery is paused: the socket of a read-only server on the recovered data, for people to look at.
     pub(crate) inspect_socket: Option<String>,
+    /// Ids of XA transactions that are prepared in the recovered data: somebody has to commit or roll them back.
+    pub(crate) prepared_xa: Vec<String>,
     /// The full backup cast after the promotion.
     pub(crate) backup: Option<BackupId>,
 }
@@ -173,6 +175,8 @@ pub(crate) struct RecoveryPlan {
     pub(crate) target: RecoveryTarget,
     pub(crate) base: BackupId,
     pub(crate) base_end: BackupEnd,
+    /// How the base was made, which decides how it is brought back.
+    pub(crate) base_strategy: Strategy,
     /// Exact server version the base was taken from.
     pub(crate) base_version: String,
     pub(crate) base_raw_bytes: u64,
@@ -181,9 +185,9 @@ pub(crate) struct RecoveryPlan {
     pub(crate) chunks: Vec<PlannedChunk>,
     /// Where the replay ends.
     pub(crate) stop: Coordinate,
-    /// The commit clock there, seconds since 1970.
+    /// The commit clock there, microseconds since 1970.
     pub(crate) stop_clock: i64,
-    /// What the applier must have reached at the end: the last transaction of each domain.
+    /// What the applier must have reached at the end.
     pub(crate) position: GtidPosition,
     /// Transactions to replay, those skipped not counted.
     pub(crate) transactions: u64,
@@ -229,11 +233,19 @@ pub(crate) struct PlannedChunk {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlannedTransaction {
-    pub(crate) gtid: Gtid,
+    #[serde(default)]
+    pub(crate) gtid: Option<Gtid>,
     pub(crate) begins_at: Coordinate,
     pub(crate) ends_at: Coordinate,
-    /// Commit time, seconds since 1970.
+    /// Commit time, microseconds since 1970.
     pub(crate) committed_at: i64,
     /// The statement or the tables, shortened: `DROP TABLE shop.orders`, `shop.orders, shop.items`.
     pub(crate) what: String,
+}
+
+impl PlannedTransaction {
+    /// What names it: its GTID, or its place in the binlog where it has none.
+    pub(crate) fn name(&self) -> String {
+        self.gtid.map_or_else(|| self.begins_at.to_string(), |gtid| gtid.to_string())
+    }
 }

@@ -13,7 +13,7 @@ pub(crate) struct ShippingStatus {
     /// Everything before this place is in the repository.
     pub(crate) shipped_to: Option<Coordinate>,
     pub(crate) position: GtidPosition,
-    /// Commit time of the last shipped transaction, seconds since 1970; 0 before the first.
+    /// Commit time of the last shipped transaction, microseconds since 1970; 0 before the first.
     pub(crate) last_commit: i64,
     /// Bytes of binlog on the server that are not in the repository yet.
     pub(crate) behind_bytes: u64,

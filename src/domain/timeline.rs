@@ -18,7 +18,7 @@ pub(crate) struct Timeline {
     pub(crate) origin: Origin,
     /// Where it leaves its parent; absent when it does not continue any history (the first one, or a reset server).
     pub(crate) branch: Option<Branch>,
-    /// GTIDs at or below these were used before the timeline began; its first binlog file's Gtid_list says the same.
+    /// These GTIDs were used before the timeline began; its first binlog file's Gtid_list or Previous_gtids says the same.
     pub(crate) state_at_begin: BinlogState,
     pub(crate) begun_at: Timestamp,
 }
@@ -43,9 +43,9 @@ pub(crate) enum Origin {
 pub(crate) struct Branch {
     /// In the parent timeline.
     pub(crate) at: Coordinate,
-    /// The last transaction of each domain at that place.
+    /// What an applier has reached at that place.
     pub(crate) position: GtidPosition,
-    /// The commit clock at that place (see `chunk::ChunkFacts::clock_before`), seconds since 1970.
+    /// The commit clock at that place (see `chunk::ChunkFacts::clock_before`), microseconds since 1970.
     pub(crate) clock: i64,
     /// Transactions left out of the new timeline's past, on top of the cut (skipped by the operator).
     #[serde(default)]

@@ -2,17 +2,22 @@
 
 use crate::domain::gtid::Gtid;
 
+/// Microseconds in a second: commit times are in microseconds, MariaDB's stamps in seconds.
+pub(crate) const MICROSECONDS: i64 = 1_000_000;
+
 /// A committed transaction. Offsets are in its binlog file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Transaction {
-    pub(crate) gtid: Gtid,
+    /// None on MySQL under `gtid_mode=OFF`: its place in the binlog is its only name.
+    pub(crate) gtid: Option<Gtid>,
     /// Offset of its GTID event.
     pub(crate) begin: u64,
     /// One past its last event.
     pub(crate) end: u64,
-    /// The stamp in the GTID event, seconds since 1970: whatever the session said.
+    /// The stamp in the GTID event, microseconds since 1970. On MariaDB whatever the session said, in whole seconds; on
+    /// MySQL when the server says it committed it.
     pub(crate) stamped_at: i64,
-    /// The commit time, seconds since 1970, by the rule of `chunk::ChunkFacts::clock_before`.
+    /// The commit time, microseconds since 1970, by the rule of `chunk::ChunkFacts::clock_before`.
     pub(crate) committed_at: i64,
     pub(crate) kind: TransactionKind,
     /// The statement's text, shortened; absent when the server did not log it.

@@ -25,9 +25,9 @@ pub(crate) trait Planning: Send + Sync {
 /// Which transactions to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TransactionFilter {
-    /// Commit time at or after, seconds since 1970.
+    /// Commit time at or after, microseconds since 1970.
     pub(crate) since: Option<i64>,
-    /// Commit time at or before, seconds since 1970.
+    /// Commit time at or before, microseconds since 1970.
     pub(crate) until: Option<i64>,
     /// `schema.table` or `table`.
     pub(crate) table: Option<String>,
@@ -39,10 +39,10 @@ pub(crate) struct TransactionFilter {
 /// A transaction as people look for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TransactionSummary {
-    pub(crate) gtid: Gtid,
+    pub(crate) gtid: Option<Gtid>,
     pub(crate) begins_at: Coordinate,
     pub(crate) ends_at: Coordinate,
-    /// Commit time, seconds since 1970.
+    /// Commit time, microseconds since 1970.
     pub(crate) committed_at: i64,
     /// `schema.table` of each table it changes, as far as known.
     pub(crate) tables: Vec<String>,

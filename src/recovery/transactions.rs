@@ -50,7 +50,7 @@ pub(crate) fn list_transactions(
                 }
                 let cut = segment.cut.filter(|cut| cut.0 == chunk.facts.ordinal).map_or(u64::MAX, |cut| cut.1);
                 for transaction in read(chunk)?.iter().rev().filter(|transaction| transaction.end <= cut) {
-                    let left_out = lineage.left_out().any(|(at, gtid)| at > index && gtid == transaction.gtid);
+                    let left_out = lineage.left_out().any(|(at, gtid)| at > index && Some(gtid) == transaction.gtid);
                     if left_out || !matches(transaction, filter) {
                         continue;
                     }
@@ -166,7 +166,7 @@ mod tests {
             |timeline, ordinal, position| Ok(catalog.chunks_before(timeline, ordinal, position)),
             |chunk| Ok(catalog.transactions_of(chunk)),
         );
-        let gtids: Vec<String> = found.unwrap().iter().map(|found| found.gtid.sequence.to_string()).collect();
+        let gtids: Vec<String> = found.unwrap().iter().map(|found| found.gtid.unwrap().number().to_string()).collect();
         assert_eq!(gtids.join(" "), expected);
     }
 

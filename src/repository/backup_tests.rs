@@ -14,7 +14,9 @@ use super::reader::BackupReader;
 use super::writer::BackupWriter;
 use super::{FORMAT, Repository, hex, sealed};
 use crate::domain::backup::BackupEnd;
+use crate::domain::backup::Strategy;
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, InstanceId, TimelineId};
 use crate::error::error_of;
@@ -41,7 +43,8 @@ pub(super) fn manifest(
         timeline,
         description: "a description".to_owned(),
         name: "nightly".to_owned(),
-        datastore: "mariadb".to_owned(),
+        datastore: Datastore::Mariadb,
+        strategy: Strategy::Mariabackup,
         server_version: "10.11.8-MariaDB-log".to_owned(),
         tool: "mariadb-backup".to_owned(),
         tool_version: "10.11.8-MariaDB".to_owned(),

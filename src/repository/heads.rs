@@ -66,6 +66,7 @@ impl Repository {
 mod tests {
     use super::*;
     use crate::domain::chunk::GtidRange;
+    use crate::domain::gtid::GtidStream;
     use crate::error::ErrorKind;
     use crate::repository::bench::{Bench, sample};
     use crate::repository::chunk::ChunkBody;
@@ -73,7 +74,8 @@ mod tests {
     use crate::storage::faulty::Fault;
 
     fn put(bench: &Bench, raw: &[u8], begin: u64, ranges: u32) -> Chunk {
-        let range = |server_id| GtidRange { domain: 0, server_id, first: 1, last: u64::MAX };
+        let range =
+            |server_id| GtidRange { stream: GtidStream::Mariadb { domain: 0, server_id }, first: 1, last: u64::MAX };
         let facts = crate::domain::chunk::ChunkFacts { ranges: (0..ranges).map(range).collect(), ..facts(raw, begin) };
         bench.repository.put_chunk(&facts, b"\x01description", ChunkBody::Bytes(raw)).unwrap()
     }

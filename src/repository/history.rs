@@ -180,6 +180,7 @@ impl Repository {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::datastore::Datastore;
     use crate::domain::gtid::BinlogState;
     use crate::domain::instance::Server;
     use crate::domain::timeline::Origin;
@@ -201,7 +202,7 @@ mod tests {
         InstanceSettings {
             instance,
             name: name.to_owned(),
-            datastore: "mariadb".to_owned(),
+            datastore: Datastore::Mariadb,
             version: "10.11.6".to_owned(),
             server: Server::created(std::path::Path::new("/srv/x"), instance, 3306).unwrap(),
             options: Some("[mariadbd]\n".to_owned()),

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::Form;
 use super::{FORMAT, Repository, layout, sealed, sha256_hex};
-use crate::domain::backup::BackupEnd;
+use crate::domain::backup::{BackupEnd, Strategy};
 use crate::domain::compression::Compression;
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::{Error, ErrorKind};
 use crate::storage::Body;
@@ -35,8 +36,8 @@ pub(crate) struct Manifest {
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) description: String,
-    /// `mariadb` or `mysql`.
-    pub(crate) datastore: String,
+    pub(crate) datastore: Datastore,
+    pub(crate) strategy: Strategy,
     pub(crate) server_version: String,
     /// The program that made the stream, and can read it.
     pub(crate) tool: String,

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
+use crate::domain::backup::Strategy;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, InstanceId, TimelineId};
 use crate::domain::instance::{Instance, InstanceStatus};
@@ -18,12 +20,12 @@ use crate::domain::timeline::{Origin, Timeline};
 use crate::error::{Error, ErrorKind};
 use crate::queue::Bell;
 use crate::recovery::{Planning, TransactionFilter, TransactionSummary};
-use crate::service::{NewBackup, NewInstance, NewRecovery, RecoveryView, Service, ServiceSettings};
+use crate::service::{Installed, NewBackup, NewInstance, NewRecovery, RecoveryView, Service, ServiceSettings};
 use crate::store::Store;
 use crate::testing::TempDir;
 
 /// The commit time of all that happens here: 2025-01-29T10:40:00Z.
-pub(crate) const CLOCK: i64 = 1_738_147_200;
+pub(crate) const CLOCK: i64 = 1_738_147_200_000_000;
 
 /// Plans by the store's newest backup, and says no when told to.
 pub(crate) struct FakePlanning {
@@ -52,7 +54,7 @@ impl Planning for FakePlanning {
         self.filters.lock().unwrap().push(filter.clone());
         let timeline = self.store.read(|db| db.current_timeline(instance))?.unwrap();
         Ok(vec![TransactionSummary {
-            gtid: "0-1-5".parse().unwrap(),
+            gtid: "0-1-5".parse().ok(),
             begins_at: place(timeline.id, 600),
             ends_at: place(timeline.id, 700),
             committed_at: CLOCK,
@@ -70,22 +72,23 @@ fn place(timeline: TimelineId, position: u64) -> Coordinate {
 fn plan_from(base: &Backup, target: &RecoveryTarget) -> RecoveryPlan {
     let end = base.end.clone().unwrap();
     let transaction = |gtid: &str, at: u64| PlannedTransaction {
-        gtid: gtid.parse().unwrap(),
+        gtid: gtid.parse().ok(),
         begins_at: place(end.at.timeline, at),
         ends_at: place(end.at.timeline, at + 100),
-        committed_at: CLOCK + 60,
+        committed_at: CLOCK + 60_000_000,
         what: "DROP TABLE shop.orders".to_owned(),
     };
     RecoveryPlan {
         instance: base.instance,
         target: target.clone(),
         base: base.id,
+        base_strategy: Strategy::Mariabackup,
         base_version: base.server_version.clone(),
         base_raw_bytes: base.raw_bytes,
         base_stored_bytes: base.stored_bytes,
         chunks: Vec::new(),
         stop: place(end.at.timeline, 600),
-        stop_clock: CLOCK + 60,
+        stop_clock: CLOCK + 60_000_000,
         position: "0-1-4".parse().unwrap(),
         transactions: 2,
         last_included: Some(transaction("0-1-4", 500)),
@@ -110,7 +113,13 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// On a host with both servers.
     pub(crate) fn new() -> Bench {
+        Bench::of(&Datastore::ALL)
+    }
+
+    /// On a host with these servers.
+    pub(crate) fn of(installed: &[Datastore]) -> Bench {
         let dir = TempDir::new();
         let store = Store::open(&dir).unwrap();
         let planning = Arc::new(FakePlanning {
@@ -121,7 +130,13 @@ impl Bench {
         });
         let settings = ServiceSettings {
             state_dir: PathBuf::from("/var/lib/coffer"),
-            datastore: "mariadb".to_owned(),
+            installed: installed
+                .iter()
+                .map(|datastore| Installed {
+                    datastore: *datastore,
+                    version: if *datastore == Datastore::Mariadb { "10.11.6" } else { "9.7.4" }.to_owned(),
+                })
+                .collect(),
             notice: Some("Rebuild first.".to_owned()),
         };
         let service = Arc::new(Service::new(store.clone(), Bell::new(), planning.clone(), settings));
@@ -130,7 +145,7 @@ impl Bench {
 
     /// An instance whose server runs.
     pub(crate) fn active(&self, name: &str) -> Instance {
-        let new = NewInstance { name: name.to_owned(), port: None };
+        let new = NewInstance { name: name.to_owned(), port: None, datastore: None };
         let instance = self.service.create_instance(&new).unwrap().instance;
         self.end_tasks(instance.id);
         let timeline = Timeline {
@@ -140,7 +155,7 @@ impl Bench {
             origin: Origin::Initial,
             branch: None,
             state_at_begin: Default::default(),
-            begun_at: Timestamp::from_second(CLOCK).unwrap(),
+            begun_at: Timestamp::from_microsecond(CLOCK).unwrap(),
         };
         self.store
             .write(|tx| {

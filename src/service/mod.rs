@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Instance, InstanceStatus};
 use crate::domain::task::{Task, TaskKind};
 use crate::error::{Error, ErrorKind};
@@ -35,10 +36,18 @@ pub(crate) use crate::service::verifications::{BadView, VerificationView};
 pub(crate) struct ServiceSettings {
     /// Absolute; created instances live below it.
     pub(crate) state_dir: PathBuf,
-    /// `mariadb` or `mysql`: what created and adopted servers are.
-    pub(crate) datastore: String,
+    /// The servers that can be created here; the first is what one is without a word on it.
+    pub(crate) installed: Vec<Installed>,
     /// What stood in the way of beginning with an empty state, for people.
     pub(crate) notice: Option<String>,
+}
+
+/// A server program on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Installed {
+    pub(crate) datastore: Datastore,
+    /// Its exact version when coffer was started.
+    pub(crate) version: String,
 }
 
 /// The use cases.
@@ -54,9 +63,9 @@ impl Service {
         Service { store, bell, planning, settings }
     }
 
-    /// What created and adopted servers are.
-    pub(crate) fn datastore(&self) -> &str {
-        &self.settings.datastore
+    /// The servers that can be created here.
+    pub(crate) fn installed(&self) -> &[Installed] {
+        &self.settings.installed
     }
 
     /// What whoever begins here should know, as long as there is no instance.

@@ -69,18 +69,17 @@ impl Db<'_> {
 
 impl Tx<'_> {
     pub(crate) fn insert_backup(&self, backup: &Backup) -> Result<(), Error> {
-        let statement =
-            "INSERT INTO backups (id, instance, name, description, status, fault, datastore, server_version,
-                         raw_bytes, stored_bytes, location, checksum, end, created_at, updated_at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+        let statement = "INSERT INTO backups (id, instance, name, description, status, fault, datastore, strategy,
+                         server_version, raw_bytes, stored_bytes, location, checksum, end, created_at, updated_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
         self.write_backup_row(statement, backup).map(drop)
     }
 
     /// Writes the whole row.
     pub(crate) fn update_backup(&self, backup: &Backup) -> Result<(), Error> {
         let statement = "UPDATE backups SET instance = ?2, name = ?3, description = ?4, status = ?5, fault = ?6,
-                         datastore = ?7, server_version = ?8, raw_bytes = ?9, stored_bytes = ?10, location = ?11,
-                         checksum = ?12, end = ?13, created_at = ?14, updated_at = ?15 WHERE id = ?1";
+                         datastore = ?7, strategy = ?8, server_version = ?9, raw_bytes = ?10, stored_bytes = ?11,
+                         location = ?12, checksum = ?13, end = ?14, created_at = ?15, updated_at = ?16 WHERE id = ?1";
         sql::must_exist(self.write_backup_row(statement, backup)?, "backup", backup.id)
     }
 
@@ -100,7 +99,8 @@ impl Tx<'_> {
                 backup.description,
                 sql::word(&backup.status)?,
                 sql::to_json_or_none(backup.fault.as_ref())?,
-                backup.datastore,
+                sql::word(&backup.datastore)?,
+                sql::word(&backup.strategy)?,
                 backup.server_version,
                 sql::signed(backup.raw_bytes),
                 sql::signed(backup.stored_bytes),
@@ -122,7 +122,8 @@ fn read(row: &Row<'_>) -> Result<Backup, Error> {
         description: sql::column(row, "description")?,
         status: sql::named(row, "status")?,
         fault: sql::json_or_none(row, "fault")?,
-        datastore: sql::column(row, "datastore")?,
+        datastore: sql::named(row, "datastore")?,
+        strategy: sql::named(row, "strategy")?,
         server_version: sql::column(row, "server_version")?,
         raw_bytes: sql::unsigned(row, "raw_bytes")?,
         stored_bytes: sql::unsigned(row, "stored_bytes")?,

@@ -20,8 +20,8 @@ const BEFORE: &str = "SELECT * FROM chunks WHERE timeline = ?1 AND (ordinal, end
     ORDER BY ordinal DESC, end_position DESC LIMIT ?4";
 const LAST: &str = "SELECT * FROM chunks WHERE timeline = ?1 ORDER BY ordinal DESC, end_position DESC LIMIT 1";
 const GAPS: &str = "SELECT * FROM chunks WHERE instance = ?1 AND has_gap = 1 ORDER BY sequence";
-const HOLDING: &str = "SELECT chunk FROM chunk_ranges WHERE instance = ?1 AND domain = ?2 AND server_id = ?3
-    AND width = ?4 AND first BETWEEN ?5 AND ?6 AND last >= ?6";
+const HOLDING: &str = "SELECT chunk FROM chunk_ranges WHERE instance = ?1 AND stream = ?2 AND width = ?3
+    AND first BETWEEN ?4 AND ?5 AND last >= ?5";
 const BY_SEQUENCE: &str = "SELECT * FROM chunks WHERE sequence = ?1";
 const TOTALS: &str =
     "SELECT sum(chunks) AS chunks, sum(stored_bytes) AS stored_bytes, sum(transactions) AS transactions,
@@ -43,7 +43,7 @@ pub(crate) struct ChunkTotals {
     pub(crate) chunks: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) transactions: u64,
-    /// Commit times, seconds since 1970; none before the first transaction.
+    /// Commit times, microseconds since 1970; none before the first transaction.
     pub(crate) first_commit: Option<i64>,
     pub(crate) last_commit: Option<i64>,
 }
@@ -138,12 +138,12 @@ impl Db<'_> {
     /// so only reading a chunk says whether the transaction is in it.
     pub(crate) fn chunks_holding_gtid(&self, instance: InstanceId, gtid: &Gtid) -> Result<Vec<Chunk>, Error> {
         let instance = instance.to_string();
-        let sequence = sql::signed(gtid.sequence);
+        let (stream, sequence) = (gtid.stream().to_string(), sql::signed(gtid.number()));
         let mut found: Vec<i64> = Vec::new();
         for width in 0..=u64::BITS {
             let span = 1_i64.checked_shl(width).filter(|span| *span > 0).unwrap_or(i64::MAX);
             let first = sequence.saturating_sub(span);
-            let key = params![instance, gtid.domain, gtid.server_id, width, first, sequence];
+            let key = params![instance, stream, width, first, sequence];
             found.extend(self.list(HOLDING, key, |row| sql::column::<i64>(row, "chunk"))?);
         }
         found.sort_unstable();
@@ -153,7 +153,7 @@ impl Db<'_> {
             chunks.extend(self.first(BY_SEQUENCE, [sequence], read)?);
         }
         // Numbers past 2^63 look alike in the index.
-        chunks.retain(|chunk| chunk.facts.ranges.iter().any(|range| holds(range, gtid)));
+        chunks.retain(|chunk| chunk.facts.ranges.iter().any(|range| range.holds(gtid)));
         Ok(chunks)
     }
 }
@@ -201,9 +201,9 @@ impl Tx<'_> {
         let (first, last) = (sql::signed(range.first), sql::signed(range.last));
         let width = u64::BITS - range.last.saturating_sub(range.first).leading_zeros();
         self.execute(
-            "INSERT OR REPLACE INTO chunk_ranges (instance, domain, server_id, width, first, chunk, last)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![instance.to_string(), range.domain, range.server_id, width, first, chunk, last],
+            "INSERT OR REPLACE INTO chunk_ranges (instance, stream, width, first, chunk, last)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![instance.to_string(), range.stream.to_string(), width, first, chunk, last],
         )
         .map(drop)
     }
@@ -231,12 +231,6 @@ impl Tx<'_> {
         )
         .map(drop)
     }
-}
-
-fn holds(range: &GtidRange, gtid: &Gtid) -> bool {
-    range.domain == gtid.domain
-        && range.server_id == gtid.server_id
-        && (range.first..=range.last).contains(&gtid.sequence)
 }
 
 fn read(row: &Row<'_>) -> Result<Chunk, Error> {

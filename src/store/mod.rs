@@ -19,6 +19,7 @@ mod tasks;
 mod timelines;
 mod verifications;
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,6 +32,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 pub(crate) use chunks::{ChunkKey, ChunkTotals};
 pub(crate) use verifications::News;
 
+use crate::domain::datastore::Datastore;
 use crate::error::{Error, ErrorKind, io_error};
 
 /// The file's name in the state directory.
@@ -106,15 +108,15 @@ impl Store {
         Ok(Store { shared: Arc::new(shared) })
     }
 
-    /// The id of the repository that the state in `dir` belongs to, looked up without changing anything; `None` also when
-    /// there is no state. For a look from outside while an appliance may run, perhaps of another version.
+    /// The id of the repository that the state in `dir` belongs to; `None` also when there is no state.
     pub(crate) fn peek_repository_id(dir: &Path) -> Result<Option<String>, Error> {
-        let path = dir.join(FILE_NAME);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|err| sql::name_file(err, &path))?;
-        Db { connection: &connection }.repository_id().map_err(|err| sql::name_file(err, &path))
+        peek(dir, |db| db.repository_id()).map(Option::flatten)
+    }
+
+    /// What the instances are that the state in `dir` looks after; nothing also when there is no state.
+    pub(crate) fn peek_datastores(dir: &Path) -> Result<BTreeSet<Datastore>, Error> {
+        let instances = peek(dir, |db| db.instances())?.unwrap_or_default();
+        Ok(instances.into_iter().map(|instance| instance.datastore).collect())
     }
 
     /// Looks at one consistent snapshot.
@@ -192,6 +194,17 @@ impl Drop for Reader<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A look at the state in `dir` that changes nothing; `None` when there is none. For a look from outside while an
+/// appliance may run, perhaps of another version.
+fn peek<T>(dir: &Path, look: impl FnOnce(&Db<'_>) -> Result<T, Error>) -> Result<Option<T>, Error> {
+    let path = dir.join(FILE_NAME);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|err| sql::name_file(err, &path))?;
+    look(&Db { connection: &connection }).map(Some).map_err(|err| sql::name_file(err, &path))
 }
 
 fn lost_connection() -> Error {

@@ -4,8 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::clock;
+use crate::domain::backup::Strategy;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::id::{BackupId, InstanceId, RecoveryId, TimelineId};
 use crate::domain::instance::{Control, Fault, Instance, InstanceStatus, Server};
 use crate::domain::recovery::{Recovery, RecoveryOutcome, RecoveryPlan, RecoveryState};
@@ -34,7 +36,7 @@ fn an_instance(name: &str) -> Instance {
             defaults_file: "/my.cnf".into(),
             port: 3306,
         },
-        datastore: "mariadb".to_owned(),
+        datastore: Datastore::Mariadb,
         version: "10.11.6".to_owned(),
         created_at: clock::now(),
         updated_at: clock::now(),
@@ -57,7 +59,8 @@ fn a_backup(instance: InstanceId) -> Backup {
         description: String::new(),
         status: BackupStatus::New,
         fault: None,
-        datastore: "mariadb".to_owned(),
+        datastore: Datastore::Mariadb,
+        strategy: Strategy::Mariabackup,
         server_version: String::new(),
         raw_bytes: 1 << 40,
         stored_bytes: 0,
@@ -79,6 +82,7 @@ fn a_recovery(instance: InstanceId) -> Recovery {
             instance,
             target: RecoveryTarget::new(Point::Latest),
             base: BackupId::random(),
+            base_strategy: Strategy::Mariabackup,
             base_version: "10.11.6".to_owned(),
             base_raw_bytes: 1,
             base_stored_bytes: 1,

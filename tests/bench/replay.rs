@@ -23,7 +23,7 @@ pub(crate) fn run(sizes: &[u64]) {
     prepare(&instance);
     instance.backup("base");
     let base = appliance.bed.path("base");
-    copy_by_hand(&instance.socket, &instance.data_dir, &base);
+    copy_by_hand(appliance.bed.datastore(), &instance.socket, &instance.data_dir, &base);
     let (first, from, _) = end_of_copy(&base);
     let transactions = fill(&instance, wanted);
     let expected = checksums(&instance.socket);

@@ -10,8 +10,9 @@ use serde_json::json;
 
 use crate::harness::appliance::{Appliance, BINARY, Said, said};
 use crate::harness::bed::Bed;
+use crate::harness::cell::Cell;
 use crate::harness::instance::{Instance, ROOT};
-use crate::harness::server::{GOOD, Server, account, give_to_server, program};
+use crate::harness::server::{GOOD, Server, give_to_server};
 use crate::harness::sql;
 
 /// A script that starts the server and returns, as init scripts do.
@@ -19,7 +20,7 @@ fn start_script(server: &Server) -> PathBuf {
     let path = server.dir.join("start");
     let text = format!(
         "#!/bin/sh\nsetsid {} --defaults-file={} </dev/null >/dev/null 2>&1 &\n",
-        program("mariadbd").display(),
+        server.datastore.program(server.datastore.server()).display(),
         server.options.display()
     );
     fs::write(&path, text).unwrap();
@@ -34,7 +35,7 @@ pub(crate) fn adopt(appliance: &Appliance, server: &mut Server, name: &str) -> I
         "socket": server.socket,
         "defaults_file": server.options,
         "start": [start_script(server)],
-        "stop": ["mariadb-admin", format!("--defaults-file={defaults}"), "shutdown"],
+        "stop": [server.datastore.admin(), format!("--defaults-file={defaults}"), "shutdown"],
     });
     let body = json!({"instance": {"name": name, "adopt": adopt}});
     let answer = appliance.api.post(&format!("{ROOT}/instances"), &body).expect(200);
@@ -95,8 +96,11 @@ fn an_adoption_that_can_not_work_is_refused_by_name() {
 
 /// `coffer check` for a server, with the credentials in its option file or in another one.
 fn check(server: &Server, defaults: Option<&PathBuf>) -> Said {
+    // Only what the server's own programs are.
+    let config = server.dir.join("coffer.toml");
+    fs::write(&config, Cell::of_this_run().configuration()).unwrap();
     let mut command = Command::new(BINARY);
-    command.args(["check", "--socket"]).arg(&server.socket);
+    command.args(["check", "--config"]).arg(config).arg("--socket").arg(&server.socket);
     said(command.arg("--defaults-file").arg(defaults.unwrap_or(&server.options)))
 }
 
@@ -149,7 +153,7 @@ fn check_names_each_setting_that_stands_in_the_way() {
             give_to_server(&elsewhere.join("ib_logfile0"));
         }
         if server.try_start(&[]).is_none() {
-            println!("check: {what}: not tried, the server does not start so as {}", account());
+            println!("check: {what}: not tried, the server does not start so as {}", bed.datastore().account());
             continue;
         }
         let refused = check(&server, None);

@@ -149,7 +149,7 @@ fn a_second_recovery_waits_for_the_first_to_be_settled() {
     scene.instance.wait_active();
     scene.assert_untouched("after an abort");
     scene.instance.act(&first, "promote").fault(409);
-    let left = scene.appliance.bed.processes("mariadbd");
+    let left = scene.appliance.bed.servers();
     assert_eq!(left, [scene.pid], "no scratch server is left");
 
     // Paused again and promoted: the operator's word is all it waits for.

@@ -12,7 +12,6 @@ use crate::encrypted::key_pair;
 use crate::harness::appliance::{Appliance, tail};
 use crate::harness::bed::{Bed, files_below};
 use crate::harness::instance::Instance;
-use crate::harness::server::account;
 use crate::harness::sql;
 
 const SECTION: &str = "\n### Recovery by hand\n";
@@ -50,7 +49,10 @@ fn type_in(block: &str, given: &BTreeMap<String, String>, repository: &Path, bed
     fs::write(&script, block).unwrap();
     // A file and no pipe: the server that is started here keeps it open.
     let file = File::options().create(true).append(true).open(&out).unwrap();
-    let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+    // The programs of the server that is tested come first.
+    let reader = bed.datastore().binlog_reader();
+    let own = reader.parent().unwrap().display();
+    let path = format!("{own}:{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
     let mut shell = Command::new("bash");
     shell.args(["-eux", "-o", "pipefail"]).arg(&script).envs(given).env("PATH", path).current_dir(repository);
     let status = shell.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
@@ -111,7 +113,7 @@ fn recover_by_hand(name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
         "BACKUP" => backup.clone(),
         "IDENTITY" => bed.path("identity.txt").display().to_string(),
         "NEW" => new.display().to_string(),
-        "SERVER_USER" => account().to_owned(),
+        "SERVER_USER" => bed.datastore().account().to_owned(),
         "TIMELINE" => timeline.to_owned(),
         "FILES" => {
             let chunks = files_below(&repository.join(format!("instances/{}/binlog/{timeline}", instance.id)));

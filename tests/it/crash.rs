@@ -10,11 +10,13 @@ use serde_json::json;
 use crate::harness::api::text;
 use crate::harness::appliance::{Appliance, said, tail};
 use crate::harness::bed::{free_port, is_running, kill_and_wait};
+use crate::harness::cell::Cell;
 use crate::harness::instance::Instance;
 use crate::harness::load::{self, Ddl, Load};
-use crate::harness::server::{GOOD, Server};
+use crate::harness::server::Server;
 use crate::harness::sql::{self, Contents};
 use crate::harness::{Random, wait_for};
+use crate::matrix::{on_every_cell, on_every_server};
 
 const DO: [&str; 8] = ["PLANNED", "STAGED", "PREPARED", "REPLAYED", "FENCED", "SWITCHED", "PROMOTED", "RETAINED"];
 const UNDO: [&str; 4] = ["RETAINED", "UNDO_FENCED", "UNDO_SWITCHED", "UNDONE"];
@@ -29,9 +31,9 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(name: &str) -> Scene {
+    fn new(cell: Cell, name: &str) -> Scene {
         let mut random = Random::seeded(name);
-        let appliance = Appliance::start(name);
+        let appliance = Appliance::start_with(cell, name);
         let instance = Instance::create(&appliance, name);
         load::prepare(&mut instance.conn());
         instance.backup("base");
@@ -100,7 +102,7 @@ impl Scene {
 
 /// Starts a copy of a data directory on a server of the test's own and reads it.
 fn start_copy(appliance: &Appliance, data_dir: &Path) -> Contents {
-    let mut server = Server::without_data(&appliance.bed, "copy", GOOD);
+    let mut server = Server::without_data(&appliance.bed, "copy", appliance.bed.datastore().good());
     let copied = said(Command::new("cp").args(["-a", "--reflink=auto"]).arg(data_dir).arg(&server.data_dir));
     assert_eq!(copied.code, 0, "{copied:?}");
     server.start(&["--event-scheduler=OFF"]);
@@ -110,19 +112,21 @@ fn start_copy(appliance: &Appliance, data_dir: &Path) -> Contents {
     found
 }
 
-#[test]
-fn killed_right_after_any_state_is_journaled_the_recovery_ends_the_same() {
-    every_state("crash-after", "", &DO, &UNDO[1..]);
+on_every_cell!(killed_right_after_any_state_is_journaled_the_recovery_ends_the_same);
+
+fn killed_right_after_any_state_is_journaled_the_recovery_ends_the_same(cell: Cell) {
+    every_state(cell, "crash-after", "", &DO, &UNDO[1..]);
 }
 
-#[test]
-fn killed_when_a_step_is_done_but_not_journaled_the_recovery_ends_the_same() {
+on_every_server!(killed_when_a_step_is_done_but_not_journaled_the_recovery_ends_the_same);
+
+fn killed_when_a_step_is_done_but_not_journaled_the_recovery_ends_the_same(cell: Cell) {
     // `STATE:before` is right before the next state is journaled: the effect is there, the word is not.
-    every_state("crash-before", ":before", &DO[..7], &UNDO[..3]);
+    every_state(cell, "crash-before", ":before", &DO[..7], &UNDO[..3]);
 }
 
-fn every_state(name: &str, suffix: &str, forward: &[&str], backward: &[&str]) {
-    let mut scene = Scene::new(name);
+fn every_state(cell: Cell, name: &str, suffix: &str, forward: &[&str], backward: &[&str]) {
+    let mut scene = Scene::new(cell, name);
     let server = scene.instance.server_pid();
     for (round, state) in forward.iter().enumerate() {
         let point = format!("{state}{suffix}");
@@ -157,14 +161,15 @@ fn every_state(name: &str, suffix: &str, forward: &[&str], backward: &[&str]) {
         }
         sql::assert_same(&scene.contents(), &old, &format!("undone after a crash at {point}"));
     }
-    let left = scene.appliance.bed.processes("mariadbd");
+    let left = scene.appliance.bed.servers();
     assert_eq!(left, [scene.instance.server_pid()], "no scratch server is left behind");
 }
 
-#[test]
-fn killed_at_any_moment_and_again_while_it_resumes() {
+on_every_server!(killed_at_any_moment_and_again_while_it_resumes);
+
+fn killed_at_any_moment_and_again_while_it_resumes(cell: Cell) {
     let mut random = Random::seeded("crash-any");
-    let mut scene = Scene::new("crash-any");
+    let mut scene = Scene::new(cell, "crash-any");
     for round in 0..4 {
         let old = scene.write();
         let recovery = scene.begin();
@@ -182,17 +187,19 @@ fn killed_at_any_moment_and_again_while_it_resumes() {
     }
 }
 
-#[test]
-fn a_killed_scratch_server_changes_nothing() {
-    let appliance = Appliance::start("scratch");
+on_every_server!(a_killed_scratch_server_changes_nothing);
+
+fn a_killed_scratch_server_changes_nothing(cell: Cell) {
+    let appliance = Appliance::start_with(cell, "scratch");
     let instance = Instance::create(&appliance, "scratch");
     let mut conn = instance.conn();
     sql::run(&mut conn, "CREATE DATABASE shop");
     sql::run(&mut conn, "CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, x INT, y VARCHAR(40)) ENGINE=InnoDB");
     instance.backup("base");
     // Enough rows that the replay lasts some seconds.
-    for _ in 0..100 {
-        sql::run(&mut conn, "INSERT INTO shop.t (x, y) SELECT seq, REPEAT('y', 30) FROM shop.seq_1_to_5000");
+    let insert = format!("INSERT INTO shop.t (x, y) SELECT seq, REPEAT('y', 30) FROM {}", sql::numbers(10_000));
+    for _ in 0..50 {
+        sql::run(&mut conn, &insert);
     }
     let sum = |conn: &mut mysql::Conn| {
         sql::ask(conn, "SELECT CONCAT(COUNT(*), ' ', SUM(CRC32(CONCAT(id, x, y)))) FROM shop.t")
@@ -209,7 +216,7 @@ fn a_killed_scratch_server_changes_nothing() {
         assert_ne!(view["status"], "FAILED", "{view}");
         let replaying =
             text(&view, "state") == "PREPARED" && view["progress"]["done"].as_u64().is_some_and(|done| done > 0);
-        let scratch: Vec<i32> = appliance.bed.processes("mariadbd").into_iter().filter(|pid| *pid != server).collect();
+        let scratch: Vec<i32> = appliance.bed.servers().into_iter().filter(|pid| *pid != server).collect();
         if let (true, Some(pid)) = (replaying, scratch.first()) {
             kill_and_wait(*pid);
             killed += 1;

@@ -1,18 +1,31 @@
 //! The judge judged: the model of the load and the reader of `mariadb-binlog`'s text against a plain server, no appliance
-//! in sight. If one of these fails, a failure elsewhere proves nothing.
+//! in sight, whether coffer has a driver for it or not. If one of these fails, a failure elsewhere proves nothing.
 
 use std::time::Duration;
 
 use crate::harness::bed::Bed;
+use crate::harness::cell::Cell;
 use crate::harness::history::History;
 use crate::harness::load::{self, Ddl, Load};
-use crate::harness::server::{GOOD, Server};
+use crate::harness::server::{Server, dump_binlogs};
 use crate::harness::{Random, events, sql};
+use crate::matrix::on_cells;
 
-#[test]
-fn the_model_equals_what_a_plain_server_holds() {
-    let bed = Bed::new("judge");
-    let mut server = Server::create(&bed, "plain", GOOD);
+on_cells!(the_model_equals_what_a_plain_server_holds: mariadb, mariadb_next, mysql);
+
+fn the_model_equals_what_a_plain_server_holds(cell: Cell) {
+    judge(cell, "");
+}
+
+on_cells!(the_model_needs_no_gtids: mysql);
+
+fn the_model_needs_no_gtids(cell: Cell) {
+    judge(cell, "gtid-mode=OFF\nenforce-gtid-consistency=OFF\n");
+}
+
+fn judge(cell: Cell, more: &str) {
+    let bed = Bed::on(cell, "judge");
+    let mut server = Server::create(&bed, "plain", &format!("{}{more}", cell.datastore.good()));
     server.start(&[]);
     let mut random = Random::seeded("judge");
     let mut history = History::new();
@@ -30,7 +43,8 @@ fn the_model_equals_what_a_plain_server_holds() {
     let found = sql::contents(&mut server.conn(), load::SCHEMA);
     sql::assert_same(&found, &history.contents(0, u64::MAX), "the model after all transactions");
 
-    let placed = events::place_transactions(&sql::binlogs(&mut server.conn()), bed.dir());
+    let files = sql::binlogs(&mut server.conn());
+    let placed = events::place_transactions(&files, &bed);
     let gtids: Vec<String> = placed.iter().map(|one| one.gtid.clone()).collect();
     assert_eq!(gtids, history.gtids(0), "the transactions in the files are those acknowledged, in their order");
     for pair in placed.windows(2) {
@@ -38,6 +52,16 @@ fn the_model_equals_what_a_plain_server_holds() {
         assert!(pair[0].committed_at <= pair[1].committed_at, "{pair:?}");
         assert!(pair[0].file != pair[1].file || pair[0].end <= pair[1].begin, "{pair:?}");
     }
+
+    // And the binlog leads another server to the same rows, by the server's own tools.
+    let mut other = Server::create(&bed, "other", &format!("{}{more}server-id=4712\n", cell.datastore.good()));
+    other.start(&[]);
+    let script = bed.path("replay.sql");
+    dump_binlogs(cell.datastore, &files, &[], &script);
+    let said = other.client(&script, &[]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let found = sql::contents(&mut other.conn(), load::SCHEMA);
+    sql::assert_same(&found, &history.contents(0, u64::MAX), "replayed by hand on another server");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The contract, proven from outside: the real binary, real MariaDB servers, HTTP, the command line and plain SQL.
+//! The contract, proven from outside: the real binary, real servers, HTTP, the command line and plain SQL.
 //!
 //! Each test has a directory, a state directory and servers of its own and ends them by pid. `COFFER_TEST_SEED` repeats
 //! a run of the random tests, `COFFER_TEST_KEEP=1` keeps what passed; what failed is always kept and its place printed.
@@ -25,6 +25,7 @@ mod destroyed;
 mod encrypted;
 mod giving_way;
 mod judge;
+mod matrix;
 mod oracle;
 mod outage;
 mod pitfalls;
@@ -36,3 +37,4 @@ mod secrets;
 mod shipping;
 mod tidy;
 mod verify;
+mod versions;

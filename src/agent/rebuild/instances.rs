@@ -68,7 +68,7 @@ impl One<'_> {
         Ok(InstanceSettings {
             instance: self.id,
             name: format!("rebuilt-{short}"),
-            datastore: newest.datastore.clone(),
+            datastore: newest.datastore,
             version: newest.server_version.clone(),
             server: Server::created(self.host.state_dir, self.id, 0)?,
             options: None,
@@ -91,7 +91,7 @@ impl One<'_> {
             name,
             fault,
             server,
-            datastore: settings.datastore.clone(),
+            datastore: settings.datastore,
             version: settings.version.clone(),
             created_at: settings.created_at,
             updated_at: clock::now(),
@@ -114,7 +114,7 @@ impl One<'_> {
         }
         let options = match &settings.options {
             Some(text) => relocated(text, home(&settings.server), home(&server)),
-            None => mysqld::created_options(self.host.tools, &server, random_server_id()?),
+            None => mysqld::created_options(self.host.tools.of(settings.datastore), &server, random_server_id()?),
         };
         let home = home(&server);
         std::fs::create_dir_all(home).map_err(|err| io_error("unable to create", home, err))?;

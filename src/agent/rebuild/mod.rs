@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 use crate::agent::rebuild::parallel::{batches, in_parallel};
 use crate::agent::recovery::journal::Journal;
-use crate::datastore::Tools;
+use crate::datastore::Toolbox;
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::id::{BackupId, InstanceId, RecoveryId};
 use crate::domain::instance::{Instance, Server};
@@ -50,7 +50,7 @@ const MANIFEST_FACTOR: u64 = 2;
 pub(crate) struct Host<'a> {
     pub(crate) store: &'a Store,
     pub(crate) repository: &'a Repository,
-    pub(crate) tools: &'a Tools,
+    pub(crate) tools: &'a Toolbox,
     /// Absolute; created servers come to live below it.
     pub(crate) state_dir: &'a Path,
 }
@@ -280,6 +280,7 @@ fn backup_from_manifest(repository: &Repository, instance: InstanceId, id: Backu
         status: BackupStatus::Completed,
         fault: None,
         datastore: manifest.datastore,
+        strategy: manifest.strategy,
         server_version: manifest.server_version,
         raw_bytes: manifest.raw_bytes,
         location: Some(location),

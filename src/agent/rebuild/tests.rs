@@ -9,10 +9,13 @@ use std::time::Duration;
 use super::*;
 use crate::agent::keeper::{Keeper, settings_without_files};
 use crate::agent::{Context, Settings};
+use crate::datastore::Toolbox;
 use crate::domain::backup::BackupEnd;
+use crate::domain::backup::Strategy;
 use crate::domain::chunk::{Chunk, ChunkFacts, GtidRange};
 use crate::domain::coordinate::Coordinate;
-use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::datastore::Datastore;
+use crate::domain::gtid::{BinlogState, GtidPosition, GtidStream};
 use crate::domain::id::TimelineId;
 use crate::domain::instance::{Control, InstanceSettings, InstanceStatus};
 use crate::domain::recovery::{RecoveryOutcome, RecoveryPlan};
@@ -33,17 +36,6 @@ struct Bench {
     keeper: Keeper,
 }
 
-fn tools() -> Tools {
-    Tools {
-        server: "mariadbd".into(),
-        install_db: "mariadb-install-db".into(),
-        backup: "mariadb-backup".into(),
-        server_user: "mysql".to_owned(),
-        buffer_pool_bytes: 1 << 27,
-        replay_buffer_pool_bytes: 1 << 27,
-    }
-}
-
 fn at(seconds: i64) -> Timestamp {
     Timestamp::new(seconds, 123_456_789).unwrap()
 }
@@ -56,7 +48,7 @@ impl Bench {
         let context = Arc::new(Context {
             store: Bench::store(&dir, "a"),
             repository: Arc::new(repository),
-            tools: tools(),
+            tools: Toolbox::unused(),
             settings: Settings {
                 state_dir: dir.join("state"),
                 poll: Duration::from_millis(10),
@@ -107,7 +99,7 @@ impl Bench {
             status: InstanceStatus::Active,
             fault: None,
             server,
-            datastore: "mariadb".to_owned(),
+            datastore: Datastore::Mariadb,
             version: "10.11.6".to_owned(),
             created_at: at(seconds),
             updated_at: at(seconds),
@@ -160,7 +152,11 @@ impl Bench {
             transactions: pieces,
             first_gtid: None,
             last_gtid: None,
-            ranges: vec![GtidRange { domain: 0, server_id: 1, first: begin, last: begin + pieces * CHUNK - 1 }],
+            ranges: vec![GtidRange {
+                stream: GtidStream::Mariadb { domain: 0, server_id: 1 },
+                first: begin,
+                last: begin + pieces * CHUNK - 1,
+            }],
             position_after: GtidPosition::default(),
             state_after: "0-1-30".parse::<BinlogState>().unwrap(),
             clock_before: 5,
@@ -200,7 +196,8 @@ impl Bench {
             timeline: end.at.timeline,
             name: name.to_owned(),
             description: "before the release".to_owned(),
-            datastore: owner.datastore.clone(),
+            datastore: owner.datastore,
+            strategy: Strategy::Mariabackup,
             server_version: owner.version.clone(),
             tool: "mariadb-backup".to_owned(),
             tool_version: owner.version.clone(),
@@ -238,6 +235,7 @@ impl Bench {
             instance: owner.id,
             target: RecoveryTarget::new(Point::Latest),
             base: base.id,
+            base_strategy: Strategy::Mariabackup,
             base_version: base.server_version.clone(),
             base_raw_bytes: 77,
             base_stored_bytes: 33,
@@ -287,7 +285,7 @@ impl Bench {
     }
 
     fn rebuild_into(&self, store: &Store, state_dir: &Path) -> Result<Rebuilt, Error> {
-        let tools = tools();
+        let tools = Toolbox::unused();
         let host = Host { store, repository: &self.context.repository, tools: &tools, state_dir };
         rebuild(&host, &mut |_| {})
     }
@@ -396,7 +394,7 @@ fn a_rebuilt_catalog_equals_the_one_that_was_lost() {
     let elsewhere = Context {
         store,
         repository: Arc::clone(&bench.context.repository),
-        tools: tools(),
+        tools: Toolbox::unused(),
         settings: bench.context.settings.clone(),
         bell: Bell::new(),
         stopping: Arc::clone(&bench.context.stopping),

@@ -111,7 +111,5 @@ impl One<'_> {
 }
 
 fn state_of(backup: &Backup) -> BinlogState {
-    let mut state = BinlogState::default();
-    backup.end.iter().flat_map(|end| end.position.iter()).for_each(|gtid| state.apply(gtid));
-    state
+    backup.end.as_ref().map(|end| end.position.clone().into()).unwrap_or_default()
 }

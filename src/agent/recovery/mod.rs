@@ -5,7 +5,9 @@
 //! or an abort leaves the server on the data it had; a recovered server that does not come up where the plan says is
 //! exchanged back.
 
+mod identity;
 pub(crate) mod journal;
+mod load;
 mod outage;
 mod promote;
 mod relay_logs;
@@ -29,7 +31,7 @@ use crate::agent::ship::index::binlog_files;
 use crate::agent::supervisor::{Supervisor, guard_path, remove_guard};
 use crate::agent::{Context, Reporter, fault_of, instances};
 use crate::clock::{self, Stopwatch};
-use crate::datastore::{mysqld, scratch};
+use crate::datastore::{Tools, mysqld, scratch};
 use crate::domain::id::{RecoveryId, TaskId};
 use crate::domain::instance::{Control, Fault, Instance, InstanceStatus};
 use crate::domain::recovery::{Recovery, RecoveryState, StepTime};
@@ -57,6 +59,11 @@ pub(crate) struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// The installation of the instance's datastore.
+    pub(crate) fn tools(&self) -> &Tools {
+        self.context.tools.of(self.instance.datastore)
+    }
+
     /// The recovery's own directory.
     pub(crate) fn dir(&self) -> PathBuf {
         Journal::dir(&self.instance.server, self.journal.id)
@@ -198,7 +205,7 @@ fn journal_is_gone(id: RecoveryId) -> Error {
 
 fn begin_journal(context: &Context, instance: &Instance, recovery: &Recovery) -> Result<Journal, Error> {
     if instance.server.control == Control::Created {
-        instances::make_home(context, &instance.server)?;
+        instances::make_home(&context.settings.state_dir, context.tools.of(instance.datastore), &instance.server)?;
     }
     refuse_binlogs_of_another(context, instance)?;
     let journal = Journal::new(recovery);
@@ -297,7 +304,7 @@ fn pause(walk: &mut Walk<'_>) -> Result<bool, Error> {
         return Ok(false);
     }
     let settings = replay::settings(walk)?;
-    let socket = scratch::Scratch::start_for_inspection(&walk.context.tools, &settings)?;
+    let socket = scratch::Scratch::start_for_inspection(walk.tools(), &settings)?;
     logging::info(
         "recovery",
         format!("{}: paused; look at the recovered data on {}", walk.journal.id, socket.display()),
@@ -360,7 +367,7 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
     if guard_path(&server).exists() {
         let was_running = walk.journal.fence.as_ref().is_none_or(|fence| fence.was_running);
         let started = match mysqld::is_in_use(&server.data_dir) {
-            Ok(false) if was_running => mysqld::start(&walk.context.tools, &server),
+            Ok(false) if was_running => mysqld::start(walk.tools(), &server),
             Ok(_) => Ok(()),
             Err(err) => Err(err),
         };
@@ -377,7 +384,7 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
         walk.journal.mirror(walk.context, Some(&fault))?;
     }
     walk.enter(if aborted { Event::Aborted } else { Event::Failed })?;
-    for name in ["new", "pieces", "relay"] {
+    for name in ["new", "pieces", "relay", "dump", "own"] {
         let leftover = walk.dir().join(name);
         if leftover.exists()
             && let Err(err) = std::fs::remove_dir_all(&leftover)

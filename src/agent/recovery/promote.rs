@@ -1,13 +1,14 @@
 //! Promote and retain: the server starts on the recovered data, a new timeline begins, the old data is put away.
 
 use crate::agent::recovery::Walk;
+use crate::agent::recovery::identity::{ever_used, list_own_binlogs, prove_position, prove_unused};
 use crate::agent::recovery::stage::server_owner;
-use crate::agent::recovery::switch::{exchange, highest_ever, inode, write_binlog_state};
+use crate::agent::recovery::switch::{exchange, inode};
 use crate::agent::supervisor::{guard_path, remove_guard};
 use crate::clock;
 use crate::datastore::mysqld;
 use crate::datastore::sql::Sql;
-use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid::BinlogState;
 use crate::domain::id::TimelineId;
 use crate::domain::timeline::{Branch, Origin, Timeline};
 use crate::durable;
@@ -17,7 +18,7 @@ use crate::recovery::state::Event;
 
 /// Starts the server, proves that it stands where the plan says, begins the new timeline.
 pub(super) fn promote(walk: &mut Walk<'_>) -> Result<(), Error> {
-    let state = highest_ever(walk.context, walk.instance.id)?;
+    let state = ever_used(walk.context, walk.instance.id)?;
     let timeline = match walk.journal.timeline.clone() {
         Some(timeline) => timeline,
         None => {
@@ -57,36 +58,11 @@ fn start_and_prove(walk: &Walk<'_>, state: &BinlogState) -> Result<(), Error> {
     }
     server_owner(walk.context, &walk.instance)?.give(&server.data_dir)?;
     if !mysqld::is_in_use(&server.data_dir)? {
-        mysqld::start(&walk.context.tools, server)?;
+        mysqld::start(walk.tools(), server)?;
     }
     let mut sql = Sql::connect(&mysqld::access(server)?)?;
-    prove_position(&mut sql, &walk.journal.plan.position)?;
-    prove_state(&mut sql, state)
-}
-
-/// Success is equality of coordinates.
-fn prove_position(sql: &mut Sql, planned: &GtidPosition) -> Result<(), Error> {
-    let reached = sql.applier_position()?;
-    if reached == *planned {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Corrupt, format!("the server came up at `{reached}` and not at `{planned}` as planned")))
-}
-
-/// Nothing that was ever shipped may be used again as a GTID.
-pub(super) fn prove_state(sql: &mut Sql, at_least: &BinlogState) -> Result<(), Error> {
-    let found = sql.binlog_state()?;
-    let mut merged = found.clone();
-    merged.merge(at_least);
-    for gtid in at_least.iter() {
-        if found.highest(gtid.domain) < merged.highest(gtid.domain) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("the server would give out GTIDs of domain {} again: it stands at `{found}`", gtid.domain),
-            ));
-        }
-    }
-    Ok(())
+    prove_position(&mut sql, walk.instance.datastore, &walk.journal.plan.position)?;
+    prove_unused(&mut sql, walk.instance.datastore, state)
 }
 
 /// The recovered data does not come up as planned: the server gets back what it had.
@@ -100,10 +76,11 @@ fn exchange_back(walk: &mut Walk<'_>, cause: &Error) -> Result<(), Error> {
             .hint("Look at the server's error log; the recovered data is in place."));
     }
     exchange(&server.data_dir, &walk.new_dir(), walk.journal.old_inode)?;
+    list_own_binlogs(walk)?;
     walk.enter(Event::UndoSwitched)?;
     let was_running = walk.journal.fence.as_ref().is_some_and(|fence| fence.was_running);
     if was_running {
-        mysqld::start(&walk.context.tools, &server)?;
+        mysqld::start(walk.tools(), &server)?;
     }
     walk.shipper.resume();
     walk.enter(Event::Undone)?;
@@ -180,11 +157,4 @@ pub(super) fn retain(walk: &mut Walk<'_>) -> Result<(), Error> {
         walk.journal.outcome.backup = Some(walk.context.cast_backup(walk.instance.id, "after-recovery")?);
     }
     walk.enter(Event::Retained)
-}
-
-/// Writes the binlog state into the data directory that lies at `dir`; see `switch::write_binlog_state`.
-pub(super) fn raise_state(walk: &Walk<'_>, dir: &std::path::Path) -> Result<BinlogState, Error> {
-    let state = highest_ever(walk.context, walk.instance.id)?;
-    write_binlog_state(walk, &walk.instance.server, dir, &state)?;
-    Ok(state)
 }

@@ -11,7 +11,7 @@ use crate::agent::history::format_of;
 use crate::agent::recovery::Walk;
 use crate::binlog::relay::RelayWriter;
 use crate::binlog::scheduled::EventStatuses;
-use crate::datastore::scratch::Replay;
+use crate::datastore::replay::Replay;
 use crate::domain::backup::BackupEnd;
 use crate::domain::gtid::Gtid;
 use crate::domain::recovery::PlannedChunk;
@@ -50,11 +50,19 @@ pub(super) fn write_relay_logs(
     }
     std::fs::create_dir(&pieces_dir).map_err(|err| io_error("unable to create", &pieces_dir, err))?;
     let mut logs = RelayLogs {
-        replay: Replay { relay_logs: Vec::new(), begin: begin.position.clone(), end: begin.position.clone() },
+        replay: Replay {
+            relay_logs: Vec::new(),
+            skip: walk.journal.plan.skipped.clone(),
+            begin: begin.position.clone(),
+            applied: begin.position.clone(),
+            end: begin.position.clone(),
+            source_end: 0,
+        },
         transactions: 0,
         bytes: 0,
         events: EventStatuses::default(),
     };
+    let mut last_with_any = 0;
     std::thread::scope(|scope| {
         let (departures, arrivals) = bounded::<Fetched>(WAITING_MAX);
         let (repository, cancelled) = (&walk.context.repository, &walk.cancelled);
@@ -73,8 +81,17 @@ pub(super) fn write_relay_logs(
         for file in chunks.chunk_by(|one, next| (one.timeline, one.ordinal) == (next.timeline, next.ordinal)) {
             walk.context.check_stopping()?;
             let path = pieces_dir.join(format!("{:06}", logs.replay.relay_logs.len() + 1));
-            write_relay_log(&arrivals, file, &path, &skip, &mut logs)?;
+            let transactions = write_relay_log(&arrivals, file, &path, &skip, &mut logs)?;
             logs.replay.relay_logs.push(path);
+            if transactions > 0 {
+                last_with_any = logs.replay.relay_logs.len();
+            }
+        }
+        // What holds nothing at the end would only blur where the applier has come to.
+        logs.replay.relay_logs.truncate(last_with_any);
+        for gtid in &skip {
+            logs.replay.applied.pass_over(*gtid);
+            logs.replay.end.pass_over(*gtid);
         }
         Ok(logs)
     })
@@ -96,7 +113,7 @@ fn write_relay_log(
     path: &Path,
     skip: &BTreeSet<Gtid>,
     logs: &mut RelayLogs,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let file = File::create_new(path).map_err(|err| io_error("unable to create", path, err))?;
     let mut relay: Option<RelayWriter<File>> = None;
     let mut out = Some(file);
@@ -113,13 +130,15 @@ fn write_relay_log(
         // It reads the chunk to its end, where the digest is checked, even if the piece stops earlier.
         relay.piece(raw, chunk.begin, chunk.from, chunk.to, skip)?;
     }
-    let Some(relay) = relay else { return Ok(()) };
+    let Some(relay) = relay else { return Ok(0) };
     let stats = relay.finish()?;
     logs.transactions += stats.transactions;
     logs.bytes += stats.bytes;
     logs.events = stats.scheduled_events;
-    for gtid in stats.position.iter() {
-        logs.replay.end.apply(gtid);
+    logs.replay.end.merge(&stats.position);
+    logs.replay.applied.merge(&stats.applied);
+    if stats.transactions > 0 {
+        logs.replay.source_end = stats.source_end;
     }
-    Ok(())
+    Ok(stats.transactions)
 }

@@ -1,6 +1,7 @@
 //! Replay: relay logs with exactly the planned transactions, run by the server's own applier, the reached place compared
 //! with the planned one.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::File;
 
@@ -11,10 +12,10 @@ use crate::agent::recovery::relay_logs::{RelayLogs, write_relay_logs};
 use crate::agent::recovery::stage::{REPLAY_BEGUN, begins_anew};
 use crate::agent::recovery::switch::Ended;
 use crate::binlog::scheduled::{EventStatus, EventStatuses};
-use crate::datastore::mariadb;
-use crate::datastore::scratch::{self, ScheduledEvent, ScratchSettings};
-use crate::datastore::sql::Sql;
-use crate::domain::backup::BackupEnd;
+use crate::datastore::mariadb::{self, remove_tool_files};
+use crate::datastore::replay::{self as applier, Replayed, ScheduledEvent};
+use crate::datastore::scratch::{self, ScratchSettings};
+use crate::domain::backup::{BackupEnd, Strategy};
 use crate::domain::chunk::Chunk;
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::recovery::PlannedChunk;
@@ -38,7 +39,7 @@ pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
     let plan = walk.journal.plan.clone();
     let chunks: Vec<PlannedChunk> = plan.chunks.iter().filter_map(|chunk| behind(chunk, &begin)).collect();
     let relay =
-        make_ready(walk, &begin, &chunks, || patiently(walk, STEP, || write_relay_logs(walk, &begin, &chunks)))?;
+        make_ready(walk, &begin, &chunks, true, || patiently(walk, STEP, || write_relay_logs(walk, &begin, &chunks)))?;
     if relay.replay.end != plan.position {
         return Err(Error::new(
             ErrorKind::Corrupt,
@@ -56,9 +57,8 @@ pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
         )
         .hint("The serving database is untouched. Make a new plan."));
     }
-    walk.journal.outcome.replayed_transactions = relay.transactions;
-    let reached = run(walk, &relay)?;
-    walk.journal.outcome.reached = Some(reached);
+    walk.journal.outcome.replayed_transactions = 0;
+    run(walk, &relay)?;
     clean_up(walk)?;
     walk.enter(Event::Replayed)
 }
@@ -67,7 +67,7 @@ pub(super) fn replay(walk: &mut Walk<'_>) -> Result<(), Error> {
 /// server is down meanwhile, so a repository that does not answer is not waited for.
 pub(super) fn replay_more(walk: &mut Walk<'_>, begin: &BackupEnd, chunks: &[PlannedChunk]) -> Result<Ended, Error> {
     let mut store_away = None;
-    let relay = make_ready(walk, begin, chunks, || {
+    let relay = make_ready(walk, begin, chunks, false, || {
         write_relay_logs(walk, begin, chunks).inspect_err(|err| {
             // Told apart here from a scratch server that does not answer.
             store_away = (err.kind() == ErrorKind::Unavailable).then(|| Error::new(err.kind(), err.message()));
@@ -77,9 +77,7 @@ pub(super) fn replay_more(walk: &mut Walk<'_>, begin: &BackupEnd, chunks: &[Plan
         (Err(_), Some(err)) => return Ok(Ended::StoreAway(err)),
         (relay, _) => relay?,
     };
-    walk.journal.outcome.replayed_transactions += relay.transactions;
-    let reached = run(walk, &relay)?;
-    walk.journal.outcome.reached = Some(reached);
+    run(walk, &relay)?;
     clean_up(walk)?;
     Ok(Ended::Saved)
 }
@@ -89,6 +87,7 @@ fn make_ready(
     walk: &Walk<'_>,
     begin: &BackupEnd,
     chunks: &[PlannedChunk],
+    is_first: bool,
     write: impl FnOnce() -> Result<RelayLogs, Error>,
 ) -> Result<RelayLogs, Error> {
     if chunks.is_empty() {
@@ -98,7 +97,7 @@ fn make_ready(
     std::thread::scope(|scope| {
         let announced = std::thread::Builder::new()
             .name("replay-announce".to_owned())
-            .spawn_scoped(scope, || scratch::announce(&walk.context.tools, &settings, &begin.at, &begin.position))
+            .spawn_scoped(scope, || applier::announce(walk.tools(), &settings, begin, is_first))
             .map_err(|err| Error::new(ErrorKind::Internal, "unable to start a thread").with_source(err))?;
         let relay = write();
         announced.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a thread panicked; see the log")))?;
@@ -106,11 +105,23 @@ fn make_ready(
     })
 }
 
-fn run(walk: &Walk<'_>, relay: &RelayLogs) -> Result<crate::domain::gtid::GtidPosition, Error> {
+/// Runs the relay logs and notes what was reached.
+fn run(walk: &mut Walk<'_>, relay: &RelayLogs) -> Result<(), Error> {
     let settings = settings(walk)?;
-    let progress = |done: u64| walk.reporter.report("replaying", done, relay.bytes, ProgressUnit::Bytes);
-    let finish = |sql: &mut Sql, before: &[ScheduledEvent]| restore_events(sql, &relay.events, before);
-    scratch::replay(&walk.context.tools, &settings, &relay.replay, &progress, &walk.cancelled, &finish)
+    let prepared = RefCell::new(Vec::new());
+    let reached = {
+        let progress = |done: u64| walk.reporter.report("replaying", done, relay.bytes, ProgressUnit::Bytes);
+        let finish = |replayed: &mut Replayed<'_>, before: &[ScheduledEvent]| {
+            restore_events(replayed, &relay.events, before)?;
+            *prepared.borrow_mut() = replayed.prepared_xa()?;
+            Ok(())
+        };
+        applier::replay(walk.tools(), &settings, &relay.replay, &progress, &walk.cancelled, &finish)?
+    };
+    walk.journal.outcome.replayed_transactions += relay.transactions;
+    walk.journal.outcome.reached = Some(reached);
+    note_prepared_xa(walk, prepared.into_inner());
+    Ok(())
 }
 
 /// How the scratch server of this recovery is set up.
@@ -125,7 +136,7 @@ pub(super) fn settings(walk: &Walk<'_>) -> Result<ScratchSettings, Error> {
 
 /// An applier skips, silently, events of its own server id: ours must be no event's.
 fn unused_server_id(walk: &Walk<'_>) -> Result<u32, Error> {
-    let mut used: BTreeSet<u32> = walk.journal.plan.position.iter().map(|gtid| gtid.server_id).collect();
+    let mut used: BTreeSet<u32> = walk.journal.plan.position.domains().map(|gtid| gtid.server_id).collect();
     for timeline in walk.context.store.read(|db| db.timelines(walk.instance.id))? {
         used.extend(timeline.state_at_begin.iter().map(|gtid| gtid.server_id));
         if let Some(last) = walk.context.store.read(|db| db.last_chunk(timeline.id))? {
@@ -143,6 +154,9 @@ fn unused_server_id(walk: &Walk<'_>) -> Result<u32, Error> {
 fn real_begin(walk: &Walk<'_>) -> Result<BackupEnd, Error> {
     let plan = &walk.journal.plan;
     let recorded = &plan.base_end;
+    if plan.base_strategy != Strategy::Mariabackup {
+        return Ok(recorded.clone());
+    }
     let Some(found) = mariadb::innodb_binlog_position(&walk.new_dir())? else { return Ok(recorded.clone()) };
     if found.file == recorded.at.file && found.position <= recorded.at.position {
         return Ok(recorded.clone());
@@ -181,7 +195,7 @@ fn real_begin(walk: &Walk<'_>) -> Result<BackupEnd, Error> {
 fn is_stale(walk: &Walk<'_>, found: &BinlogPosition, real: &BackupEnd) -> Result<bool, Error> {
     let plan = &walk.journal.plan;
     let manifest = walk.context.repository.read_manifest(plan.instance, plan.base)?;
-    if real.at.position != found.position || real.clock > manifest.completed_at.as_second() {
+    if real.at.position != found.position || real.clock > manifest.completed_at.as_microsecond() {
         return Ok(true);
     }
     for timeline in walk.context.store.read(|db| db.timelines(plan.instance))? {
@@ -218,7 +232,7 @@ fn behind(chunk: &PlannedChunk, begin: &BackupEnd) -> Option<PlannedChunk> {
 }
 
 /// An applier disables every event that it creates or alters; they get back what they were on the server.
-fn restore_events(sql: &mut Sql, events: &EventStatuses, before: &[ScheduledEvent]) -> Result<(), Error> {
+fn restore_events(replayed: &mut Replayed<'_>, events: &EventStatuses, before: &[ScheduledEvent]) -> Result<(), Error> {
     for (event, status) in events.iter() {
         let status = match status {
             EventStatus::Enabled => "ENABLED",
@@ -230,18 +244,25 @@ fn restore_events(sql: &mut Sql, events: &EventStatuses, before: &[ScheduledEven
                 known.map_or("ENABLED", |event| event.status.as_str())
             }
         };
-        sql.execute_with(
-            "UPDATE mysql.event SET status=? WHERE db=? AND name=? AND status='SLAVESIDE_DISABLED'",
-            vec![status.into(), event.schema.as_str().into(), event.name.as_str().into()],
-        )?;
+        let (schema, name) = (event.schema.clone(), event.name.clone());
+        replayed.set_event_status(&ScheduledEvent { schema, name, status: status.to_owned() })?;
     }
     Ok(())
+}
+
+/// A prepared XA transaction waits for its coordinator, and holds locks as long.
+fn note_prepared_xa(walk: &mut Walk<'_>, prepared: Vec<String>) {
+    if !prepared.is_empty() {
+        let (id, count, ids) = (walk.journal.id, prepared.len(), prepared.join(", "));
+        crate::logging::warn("recovery", format!("{id}: {count} XA transactions are prepared: {ids}"));
+    }
+    walk.journal.outcome.prepared_xa = prepared;
 }
 
 /// Leaves nothing of tools and replay in the data, and everything of it on disk.
 fn clean_up(walk: &Walk<'_>) -> Result<(), Error> {
     let new_dir = walk.new_dir();
-    mariadb::remove_tool_files(&new_dir)?;
+    remove_tool_files(&new_dir)?;
     for name in ["multi-master.info", "master.info", "relay-log.info"] {
         match std::fs::remove_file(new_dir.join(name)) {
             Ok(()) => {}

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::agent::Context;
 use crate::agent::history::free_bytes;
 use crate::agent::recovery::Walk;
+use crate::agent::recovery::load::load_dump;
 use crate::agent::recovery::outage::Outage;
 use crate::datastore::owner::Owner;
 use crate::datastore::xbstream::{Checkpoint, Target, Unpacked};
-use crate::datastore::{mariadb, scratch, xbstream};
+use crate::datastore::{mariadb, scratch, xbstream, xtrabackup};
+use crate::domain::backup::Strategy;
 use crate::domain::instance::{Control, Instance};
 use crate::domain::task::ProgressUnit;
 use crate::durable;
@@ -31,10 +33,11 @@ pub(super) const REPLAY_BEGUN: &str = "replay-begun";
 /// Whom the data belongs to: the server's user.
 pub(super) fn server_owner(context: &Context, instance: &Instance) -> Result<Owner, Error> {
     match instance.server.control {
-        Control::Created => Owner::of_user(&context.tools.server_user),
+        Control::Created => Owner::of_user(&context.tools.of(instance.datastore).server_user),
         Control::Systemd { .. } | Control::Argv { .. } => {
             // The directory may be gone; its parent then says nothing, the configured user does.
-            Owner::of_path(&instance.server.data_dir).or_else(|_| Owner::of_user(&context.tools.server_user))
+            Owner::of_path(&instance.server.data_dir)
+                .or_else(|_| Owner::of_user(&context.tools.of(instance.datastore).server_user))
         }
     }
 }
@@ -125,7 +128,7 @@ fn begin_or_go_on(walk: &Walk<'_>, target: &Target<'_>) -> Result<Checkpoint, Er
 fn clear(dir: &Path) -> Result<(), Error> {
     // First what says that the rest is of use.
     remove(&dir.join(LEDGER))?;
-    for name in ["new", "pieces", "relay"] {
+    for name in ["new", "pieces", "relay", "dump", "own"] {
         let path = dir.join(name);
         if path.exists() {
             std::fs::remove_dir_all(&path).map_err(|err| io_error("unable to remove", &path, err))?;
@@ -178,8 +181,16 @@ pub(super) fn prepare(walk: &mut Walk<'_>) -> Result<(), Error> {
     }
     let new_dir = walk.new_dir();
     let log = walk.dir().join("prepare.log");
-    mariadb::prepare(&walk.context.tools, &new_dir, &log, &walk.cancelled)?;
-    walk.journal.layout = mariadb::innodb_layout(&new_dir)?;
+    match walk.journal.plan.base_strategy {
+        Strategy::Mariabackup => mariadb::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?,
+        // A server has started on it before it counted as a backup.
+        Strategy::Clone => {}
+        Strategy::Dump => load_dump(walk)?,
+        Strategy::Xtrabackup => xtrabackup::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?,
+    }
+    if walk.journal.plan.base_strategy != Strategy::Dump {
+        walk.journal.layout = mariadb::innodb_layout(&new_dir)?;
+    }
     server_owner(walk.context, &walk.instance)?.give_tree(&new_dir)?;
     walk.enter(Event::Prepared)
 }

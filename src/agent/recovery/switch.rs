@@ -1,27 +1,22 @@
 //! Fence and switch: the server stops, its last transactions are saved, the data directories change places.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use rustix::fs::{CWD, RenameFlags};
 
-use crate::agent::Context;
 use crate::agent::recovery::Walk;
+use crate::agent::recovery::identity::{ever_used, make_another};
 use crate::agent::recovery::journal::Fence;
 use crate::agent::recovery::outage::Outage;
 use crate::agent::recovery::replay::replay_more;
-use crate::agent::recovery::stage::server_owner;
 use crate::agent::ship::index::binlog_files;
 use crate::agent::supervisor::{place_guard, remove_guard};
 use crate::clock::{self, Deadline};
 use crate::datastore::mysqld::{self, DataDirLock};
 use crate::domain::backup::BackupEnd;
-use crate::domain::gtid::BinlogState;
-use crate::domain::id::InstanceId;
-use crate::domain::instance::Server;
 use crate::domain::recovery::{PlannedChunk, Tail};
 use crate::domain::target::Point;
 use crate::durable;
@@ -138,7 +133,7 @@ pub(super) fn bring_back(walk: &mut Walk<'_>, was_running: bool) -> Result<(), E
     walk.lock = None;
     let server = &walk.instance.server;
     if was_running && !mysqld::is_in_use(&server.data_dir)? {
-        mysqld::start(&walk.context.tools, server)?;
+        mysqld::start(walk.tools(), server)?;
     }
     remove_guard(server)
 }
@@ -192,21 +187,9 @@ pub(super) fn save_tail(walk: &mut Walk<'_>, was_running: bool) -> Result<Fence,
         at: drained.to,
         position: drained.position,
         clock: drained.clock,
-        state: highest_ever(walk.context, walk.instance.id)?,
+        state: ever_used(walk.context, walk.instance.id)?,
         was_running,
     })
-}
-
-/// The highest sequence numbers of every timeline, so that no GTID is ever used twice.
-pub(super) fn highest_ever(context: &Context, instance: InstanceId) -> Result<BinlogState, Error> {
-    let mut highest = BinlogState::default();
-    for timeline in context.store.read(|db| db.timelines(instance))? {
-        highest.merge(&timeline.state_at_begin);
-        if let Some(last) = context.store.read(|db| db.last_chunk(timeline.id))? {
-            highest.merge(&last.facts.state_after);
-        }
-    }
-    Ok(highest)
 }
 
 /// "Latest" means everything: what the server wrote while the recovery ran is replayed too, before the switch.
@@ -253,15 +236,15 @@ fn include_tail(walk: &mut Walk<'_>, fence: &Fence) -> Result<Ended, Error> {
     Ok(Ended::Saved)
 }
 
-/// Exchanges the directories, atomically. The recovered data gets the highest sequence numbers first.
+/// Exchanges the directories, atomically. The recovered data is made that of another server first.
 pub(super) fn switch(walk: &mut Walk<'_>) -> Result<(), Error> {
     let server = walk.instance.server.clone();
     if walk.lock.is_none() {
         hold_data(walk)?;
     }
     walk.shipper.hold();
-    let state = highest_ever(walk.context, walk.instance.id)?;
-    write_binlog_state(walk, &server, &walk.new_dir(), &state)?;
+    let state = ever_used(walk.context, walk.instance.id)?;
+    make_another(walk, &walk.new_dir(), &state)?;
     if walk.journal.new_inode.is_none() {
         walk.journal.old_inode = inode(&server.data_dir)?;
         walk.journal.new_inode = inode(&walk.new_dir())?;
@@ -303,32 +286,4 @@ pub(super) fn inode(dir: &Path) -> Result<Option<u64>, Error> {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(io_error("unable to look at", dir, err)),
     }
-}
-
-/// Tells the server on `dir`, at its next start, which GTIDs were used before: a server reads its binlog state from this
-/// file when it was stopped cleanly or has no binlog yet (MariaDB, `MYSQL_BIN_LOG::read_state_from_file`).
-/// Binlogs outside the data directory are not exchanged: their own state is right already, unless they are gone.
-pub(super) fn write_binlog_state(
-    walk: &Walk<'_>,
-    server: &Server,
-    dir: &Path,
-    state: &BinlogState,
-) -> Result<(), Error> {
-    let path = match server.binlog_base.strip_prefix(&server.data_dir) {
-        Ok(inside) => dir.join(format!("{}.state", inside.display())),
-        Err(_) if !binlog_files(&server.binlog_base)?.is_empty() => return Ok(()),
-        Err(_) => {
-            let path = PathBuf::from(format!("{}.state", server.binlog_base.display()));
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            if !parent.exists() {
-                std::fs::create_dir_all(parent).map_err(|err| io_error("unable to create", parent, err))?;
-                server_owner(walk.context, &walk.instance)?.give(parent)?;
-            }
-            path
-        }
-    };
-    let lines: String = state.iter().map(|gtid| format!("{gtid}\n")).collect();
-    durable::write(&path, lines.as_bytes(), 0o660)?;
-    server_owner(walk.context, &walk.instance)?.give(&path)?;
-    File::open(&path).and_then(|file| file.sync_all()).map_err(|err| io_error("unable to sync", &path, err))
 }

@@ -1,8 +1,9 @@
 //! Undo: the same walk backwards. The newer history is saved as a timeline of its own first, so an undo loses nothing.
 
 use crate::agent::Context;
+use crate::agent::recovery::identity::{ever_used, make_fit_again, prove_unused};
 use crate::agent::recovery::journal::{Fence, Journal};
-use crate::agent::recovery::promote::{begin_timeline, new_timeline, prove_state, raise_state};
+use crate::agent::recovery::promote::{begin_timeline, new_timeline};
 use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, save_tail};
 use crate::agent::recovery::{Walk, journal_is_gone, let_go, set_status, with_walk};
 use crate::agent::ship::Shipper;
@@ -140,7 +141,7 @@ fn check_old_data(walk: &Walk<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Exchanges the directories back. The old data gets the highest sequence numbers first.
+/// Exchanges the directories back. The old data is told first which GTIDs were used since.
 fn switch_back(walk: &mut Walk<'_>) -> Result<(), Error> {
     if walk.lock.is_none() {
         hold_data(walk)?;
@@ -149,7 +150,7 @@ fn switch_back(walk: &mut Walk<'_>) -> Result<(), Error> {
     let data_dir = walk.instance.server.data_dir.clone();
     let old_dir = walk.old_dir();
     if inode(&data_dir)? != walk.journal.old_inode {
-        raise_state(walk, &old_dir)?;
+        make_fit_again(walk, &old_dir, &ever_used(walk.context, walk.instance.id)?)?;
     }
     exchange(&data_dir, &old_dir, walk.journal.old_inode)?;
     walk.enter(Event::UndoSwitched)
@@ -162,13 +163,13 @@ fn finish(walk: &mut Walk<'_>) -> Result<(), Error> {
         // An exchange back after a failed promotion: no newer history exists.
         walk.lock = None;
         if !mysqld::is_in_use(&server.data_dir)? {
-            mysqld::start(&walk.context.tools, &server)?;
+            mysqld::start(walk.tools(), &server)?;
         }
         walk.shipper.resume();
         walk.enter(Event::Undone)?;
         return remove_guard(&server);
     }
-    let state = crate::agent::recovery::switch::highest_ever(walk.context, walk.instance.id)?;
+    let state = ever_used(walk.context, walk.instance.id)?;
     let timeline = match walk.journal.undo_timeline.clone() {
         Some(timeline) => timeline,
         None => {
@@ -192,10 +193,10 @@ fn finish(walk: &mut Walk<'_>) -> Result<(), Error> {
     };
     walk.lock = None;
     if !mysqld::is_in_use(&server.data_dir)? {
-        mysqld::start(&walk.context.tools, &server)?;
+        mysqld::start(walk.tools(), &server)?;
     }
     let mut sql = Sql::connect(&mysqld::access(&server)?)?;
-    prove_state(&mut sql, &timeline.state_at_begin)?;
+    prove_unused(&mut sql, walk.instance.datastore, &timeline.state_at_begin)?;
     begin_timeline(walk, &timeline)?;
     walk.journal.outcome.undo_timeline = Some(timeline.id);
     walk.journal.outcome.undo_until = None;

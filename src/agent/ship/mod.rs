@@ -5,6 +5,7 @@
 //! (the last chunk) and in the files, so a restart goes on where it stopped, and proves by the chunk's digest that it
 //! stands in the same file. Whatever cannot be had is a recorded gap; shipping goes on behind it.
 
+mod continuity;
 pub(crate) mod index;
 mod report;
 pub(crate) mod tail;
@@ -17,9 +18,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::agent::Context;
+use crate::agent::ship::continuity::{Continuity, Link};
 use crate::agent::ship::index::{binlog_files, name_of};
 use crate::agent::ship::report::Told;
-use crate::agent::ship::tail::{Continuity, Piece, Scan, Tail, continuity};
+use crate::agent::ship::tail::{Head, Piece, Scan, Tail};
+use crate::binlog::event::Flavour;
 use crate::clock::{self, Deadline};
 use crate::domain::chunk::{Chunk, ChunkFacts, Gap};
 use crate::domain::coordinate::Coordinate;
@@ -335,7 +338,9 @@ impl Shipper {
             Some(branch) => (branch.clock, branch.position.clone()),
             None => (0, timeline.state_at_begin.position()),
         };
-        Tail::at_start(timeline.id, 1, path, clock, reached, None).map(Some)
+        let mut tail = Tail::at_start(timeline.id, 1, path, clock, reached, None)?;
+        tail.carried.clone_from(timeline.state_at_begin.executed());
+        Ok(Some(tail))
     }
 
     /// A stand-in for a file that cannot be opened any more, behind its last shipped chunk.
@@ -355,6 +360,7 @@ impl Shipper {
         tail.state = facts.state_after.clone();
         // Whether it was complete is not known, so a reset behind it may have lost something.
         tail.ended = true;
+        tail.lost = true;
         Ok(tail)
     }
 
@@ -363,7 +369,7 @@ impl Shipper {
         let Inner { tail: Some(tail), damaged_since, binlog_base, .. } = inner else { return Ok(false) };
         let observed_at = clock::now();
         let bytes_max = self.context.settings.chunk_bytes_max;
-        match tail.scan(bytes_max, observed_at.as_second())? {
+        match tail.scan(bytes_max, observed_at.as_microsecond())? {
             Scan::Piece(piece) => {
                 *damaged_since = None;
                 {
@@ -476,8 +482,8 @@ impl Shipper {
                 ),
             );
         }
-        match continuity(&tail.state, &head.state) {
-            Continuity::Unbroken => {}
+        match self.continuity(tail, &head, path, expected)? {
+            Continuity::Unbroken => next.carried.clone_from(tail.state.executed()),
             Continuity::Hole => {
                 let gap = self.gap(tail, &head.state, "binlog files were purged before they were shipped");
                 self.announce_gap(&gap);
@@ -492,6 +498,17 @@ impl Shipper {
             self.context.cast_backup(self.instance, "after-gap")?;
         }
         Ok(Step::Moved)
+    }
+
+    fn continuity(&self, tail: &Tail, head: &Head, path: &std::path::Path, listed: bool) -> Result<Continuity, Error> {
+        if head.format.flavour() == Flavour::Mariadb {
+            return Ok(continuity::of_mariadb(&tail.state, &head.state));
+        }
+        let timelines = self.context.store.read(|db| db.timelines(self.instance))?;
+        let own = timelines.into_iter().find(|timeline| timeline.id == tail.timeline);
+        let before = own.map(|timeline| timeline.state_at_begin).unwrap_or_default();
+        let link = Link::between(&tail.name(), &name_of(path), listed, !tail.lost);
+        Ok(continuity::of_mysql(&tail.state, &before, &head.state, link))
     }
 
     /// The server's binlog began anew (`RESET MASTER`, or another history): so does a timeline, because GTIDs and file

@@ -13,11 +13,14 @@ use sha2::{Digest, Sha256};
 
 use crate::agent::ship::index::name_of;
 use crate::binlog::event::{FormatDescription, MAGIC, event_type};
+use crate::binlog::mysql::event::event_type::PREVIOUS_GTIDS;
+use crate::binlog::mysql::event::refuse_encrypted;
 use crate::binlog::reader::{EventReader, Next};
 use crate::binlog::scanner::{Pushed, ScanPoint, Scanner};
 use crate::binlog::summary::ChunkSummary;
 use crate::domain::chunk::{ChunkFacts, Gap};
 use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid_set::GtidSet;
 use crate::domain::id::TimelineId;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::repository::hex;
@@ -32,16 +35,20 @@ pub(crate) struct Tail {
     /// How far the file is shipped.
     pub(crate) position: u64,
     pub(crate) format: Option<FormatDescription>,
-    /// The commit clock, seconds since 1970.
+    /// The commit clock, microseconds since 1970.
     pub(crate) clock: i64,
     pub(crate) reached: GtidPosition,
     pub(crate) state: BinlogState,
+    /// MySQL: what was committed before this file. Its own list may lack some of it.
+    pub(crate) carried: GtidSet,
     /// Digest of the last chunk shipped in this timeline.
     pub(crate) follows: Option<String>,
     /// A hole in front of the next chunk.
     pub(crate) gap: Option<Gap>,
     /// The file has said that it is complete: nothing more will be written to it.
     pub(crate) ended: bool,
+    /// The file is gone, and with it what may have stood behind the last chunk.
+    pub(crate) lost: bool,
 }
 
 /// New whole transactions (or a header, a rotation) that are ready to be shipped.
@@ -69,7 +76,7 @@ pub(crate) enum Scan {
 /// What a binlog file's head says.
 pub(crate) struct Head {
     pub(crate) format: FormatDescription,
-    /// The Gtid_list: what had been written before this file.
+    /// The Gtid_list or Previous_gtids: what had been written before this file.
     pub(crate) state: BinlogState,
 }
 
@@ -94,9 +101,11 @@ impl Tail {
             clock,
             reached,
             state: BinlogState::default(),
+            carried: GtidSet::default(),
             follows,
             gap: None,
             ended: false,
+            lost: false,
         })
     }
 
@@ -117,9 +126,11 @@ impl Tail {
             clock: facts.clock_after(),
             reached: facts.position_after.clone(),
             state: facts.state_after.clone(),
+            carried: GtidSet::default(),
             follows: Some(facts.sha256.clone()),
             gap: None,
             ended: false,
+            lost: false,
         };
         let Some(head) = tail.head()? else { return Ok(None) };
         tail.format = Some(head.format);
@@ -201,7 +212,7 @@ impl Tail {
             match events.next_event()? {
                 Next::Event(event) => match scanner.push(&event, observed_at)? {
                     Pushed::Transaction(transaction) => {
-                        reached.apply(transaction.gtid);
+                        transaction.gtid.inspect(|gtid| reached.apply(*gtid));
                         summary.add(&transaction);
                     }
                     Pushed::Rotated { .. } | Pushed::Stopped => ended = true,
@@ -217,16 +228,18 @@ impl Tail {
             }
         };
         let end = scanner.boundary();
-        // The head is worth a chunk only once it is complete: a Gtid_list follows the format description.
+        // The head is worth a chunk only once it is complete: a list of GTIDs follows the format description.
         let has_head = format.is_some() || self.head()?.is_some();
         if let (true, true, Some(format)) = (end > self.position, has_head, scanner.format()) {
+            let mut state = scanner.state().clone();
+            state.unite(&self.carried);
             return Ok(Scan::Piece(Box::new(Piece {
                 begin: self.position,
                 end,
                 summary,
                 clock: scanner.clock(),
                 reached,
-                state: scanner.state().clone(),
+                state,
                 format: format.clone(),
                 ended,
             })));
@@ -268,72 +281,25 @@ impl Tail {
 
 /// Reads a binlog file's head; `None` while it is incomplete.
 pub(crate) fn read_head(file: &File, path: &Path) -> Result<Option<Head>, Error> {
-    /// The head's events are small but for a Gtid_list of very many servers.
+    /// The head's events are small but for a list of very many GTIDs.
     const HEAD_EVENTS_MAX: usize = 16;
     let mut file = file;
-    file.seek(SeekFrom::Start(0)).map_err(|err| io_error("unable to read binlog", path, err))?;
+    let failed = |err| io_error("unable to read binlog", path, err);
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let mut magic = Vec::new();
+    file.take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(failed)?;
+    refuse_encrypted(&magic).map_err(|err| err.context(format!("binlog `{}`", path.display())))?;
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
     let mut events = EventReader::begin(BufReader::with_capacity(4096, file));
     let mut scanner = Scanner::begin(0);
     for _ in 0..HEAD_EVENTS_MAX {
         let Next::Event(event) = events.next_event()? else { return Ok(None) };
-        let is_gtid_list = event.header.event_type == event_type::GTID_LIST;
+        let is_list = matches!(event.header.event_type, event_type::GTID_LIST | PREVIOUS_GTIDS);
         scanner.push(&event, 0).map_err(|err| err.context(format!("binlog `{}`", path.display())))?;
-        if is_gtid_list {
+        if is_list {
             return Ok(scanner.format().map(|format| Head { format: format.clone(), state: scanner.state().clone() }));
         }
     }
-    Err(Error::new(ErrorKind::Unsupported, format!("binlog `{}` has no Gtid_list in its head", path.display()))
-        .hint("Coffer needs MariaDB 10.0.2 or later."))
-}
-
-/// How a file's head continues what was shipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Continuity {
-    /// Nothing lies between.
-    Unbroken,
-    /// Transactions lie between that were never shipped.
-    Hole,
-    /// It is another history: the server's binlog began anew.
-    Anew,
-}
-
-/// Compares what was shipped with the Gtid_list of the file that shall follow.
-///
-/// Domains may vanish from the list (`FLUSH BINARY LOGS DELETE_DOMAIN_ID`) without anything being lost.
-pub(crate) fn continuity(shipped: &BinlogState, head: &BinlogState) -> Continuity {
-    if shipped == head {
-        return Continuity::Unbroken;
-    }
-    let known: std::collections::BTreeMap<(u32, u32), u64> =
-        shipped.iter().map(|gtid| ((gtid.domain, gtid.server_id), gtid.sequence)).collect();
-    let listed: std::collections::BTreeMap<(u32, u32), u64> =
-        head.iter().map(|gtid| ((gtid.domain, gtid.server_id), gtid.sequence)).collect();
-    let went_back = known.iter().any(|(key, sequence)| match listed.get(key) {
-        Some(now) => now < sequence,
-        None => listed.keys().any(|(domain, _)| *domain == key.0) || listed.is_empty(),
-    });
-    if went_back {
-        return Continuity::Anew;
-    }
-    let went_on = listed.iter().any(|(key, sequence)| known.get(key).is_none_or(|before| sequence > before));
-    if went_on { Continuity::Hole } else { Continuity::Unbroken }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_that_lists_more_hides_a_hole_and_one_that_lists_less_is_another_history() {
-        let check = |shipped: &str, head: &str| continuity(&shipped.parse().unwrap(), &head.parse().unwrap());
-        assert_eq!(check("0-1-5", "0-1-5"), Continuity::Unbroken);
-        assert_eq!(check("", ""), Continuity::Unbroken);
-        assert_eq!(check("0-1-5,7-1-3", "0-1-5"), Continuity::Unbroken);
-        assert_eq!(check("0-1-5", "0-1-9"), Continuity::Hole);
-        assert_eq!(check("0-1-5", "0-1-5,0-2-6"), Continuity::Hole);
-        assert_eq!(check("", "0-1-9"), Continuity::Hole);
-        assert_eq!(check("0-1-5", ""), Continuity::Anew);
-        assert_eq!(check("0-1-5", "0-1-2"), Continuity::Anew);
-        assert_eq!(check("0-1-5", "0-2-7"), Continuity::Anew);
-    }
+    Err(Error::new(ErrorKind::Unsupported, format!("binlog `{}` has no list of GTIDs in its head", path.display()))
+        .hint("Coffer needs MariaDB 10.2 or MySQL 8.0, or later."))
 }

@@ -11,9 +11,11 @@ use jiff::Timestamp;
 use super::schedule::{Schedule, cast_scheduled};
 use super::*;
 use crate::agent::Settings;
-use crate::datastore::Tools;
+use crate::datastore::Toolbox;
 use crate::domain::backup::BackupEnd;
+use crate::domain::backup::Strategy;
 use crate::domain::coordinate::Coordinate;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::GtidPosition;
 use crate::domain::id::TimelineId;
 use crate::domain::instance::{Control, Instance, InstanceStatus, Server};
@@ -62,7 +64,8 @@ fn a_recovery_from_a_backup_can_need_its_timeline_behind_it_and_whatever_branche
         description: String::new(),
         status: BackupStatus::Completed,
         fault: None,
-        datastore: String::new(),
+        datastore: Datastore::Mariadb,
+        strategy: Strategy::Mariabackup,
         server_version: String::new(),
         raw_bytes: 0,
         stored_bytes: 0,
@@ -107,7 +110,7 @@ impl Bench {
             status: InstanceStatus::Active,
             fault: None,
             server,
-            datastore: "mariadb".to_owned(),
+            datastore: Datastore::Mariadb,
             version: String::new(),
             created_at: now,
             updated_at: now,
@@ -133,7 +136,8 @@ impl Bench {
             timeline: timeline.id,
             name: backup.name.clone(),
             description: String::new(),
-            datastore: "mariadb".to_owned(),
+            datastore: Datastore::Mariadb,
+            strategy: Strategy::Mariabackup,
             server_version: String::new(),
             tool: String::new(),
             tool_version: String::new(),
@@ -157,14 +161,7 @@ impl Bench {
                 tx.insert_backup(&backup)
             })
             .unwrap();
-        let tools = Tools {
-            server: PathBuf::new(),
-            install_db: PathBuf::new(),
-            backup: PathBuf::new(),
-            server_user: String::new(),
-            buffer_pool_bytes: 0,
-            replay_buffer_pool_bytes: 0,
-        };
+        let tools = Toolbox::unused();
         let settings = Settings {
             state_dir: dir.to_path_buf(),
             poll: Duration::from_millis(10),

@@ -5,7 +5,10 @@ use std::str;
 use uuid::Uuid;
 
 use crate::binlog::event::{Event, Fields};
+use crate::binlog::group::Head;
+use crate::domain::gtid::Gtid;
 use crate::domain::gtid_set::{GtidSet, GtidSource, Interval, MysqlGtid, Tag};
+use crate::domain::transaction::MICROSECONDS;
 use crate::error::{Error, ErrorKind};
 
 /// The first four bytes of an encrypted binlog file.
@@ -56,6 +59,18 @@ impl GtidEvent {
             _ => GtidEvent::parse_plain(event.body, event.header.event_type == event_type::ANONYMOUS_GTID),
         };
         parsed.ok_or_else(|| event.malformed("the GTID event"))
+    }
+
+    /// What it says of its transaction; servers before MySQL 8.0.1 give whole seconds only.
+    pub(in crate::binlog) fn head(self, event: &Event<'_>) -> Head {
+        let seconds = i64::from(event.header.timestamp) * MICROSECONDS;
+        Head {
+            gtid: self.gtid.map(Gtid::Mysql),
+            stamped_at: self.committed_at.and_then(|micros| i64::try_from(micros).ok()).unwrap_or(seconds),
+            is_standalone: false,
+            is_xa: false,
+            is_unfinished_alter: false,
+        }
     }
 
     fn parse_plain(body: &[u8], is_anonymous: bool) -> Option<GtidEvent> {

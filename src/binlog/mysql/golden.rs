@@ -5,11 +5,12 @@ use std::fmt::Write;
 
 use crate::binlog::event::{CHECKSUM_BYTES, FormatDescription, HEADER_BYTES};
 use crate::binlog::mysql::event::event_type;
-use crate::binlog::mysql::relay::{RelayStats, RelayWriter};
-use crate::binlog::mysql::scanner::{MysqlTransaction, Scanner};
 use crate::binlog::reader::{EventReader, Next};
-use crate::binlog::scanner::Pushed;
-use crate::domain::gtid_set::{GtidSet, MysqlGtid};
+use crate::binlog::relay::{RelayStats, RelayWriter};
+use crate::binlog::scanner::{Pushed, Scanner};
+use crate::domain::gtid::Gtid;
+use crate::domain::gtid_set::GtidSet;
+use crate::domain::transaction::Transaction;
 use crate::error::{Error, ErrorKind};
 
 struct Golden {
@@ -66,8 +67,8 @@ enum Stop {
 }
 
 struct Scanned {
-    transactions: Vec<MysqlTransaction>,
-    last: Option<Pushed<MysqlTransaction>>,
+    transactions: Vec<Transaction>,
+    last: Option<Pushed>,
     stop: Stop,
     scanner: Scanner,
 }
@@ -99,8 +100,8 @@ fn format_of(bytes: &[u8]) -> FormatDescription {
     scan_file(bytes).scanner.format().unwrap().clone()
 }
 
-fn gtid_text(gtid: Option<&MysqlGtid>) -> String {
-    gtid.map_or_else(|| "anonymous".to_owned(), MysqlGtid::to_string)
+fn gtid_text(gtid: Option<&Gtid>) -> String {
+    gtid.map_or_else(|| "anonymous".to_owned(), Gtid::to_string)
 }
 
 #[test]
@@ -172,19 +173,20 @@ fn a_closed_file_ends_with_rotation_or_stop() {
 #[test]
 fn a_file_goes_on_with_the_set_the_one_before_ended_with() {
     let (first, next) = (scan_file(TAGGED.bytes).scanner, scan_file(TAGGED_NEXT.bytes));
-    let text = first.executed().to_string();
+    let text = first.state().executed().to_string();
     assert!(text.starts_with("11111111-2222-3333-4444-555555555555:7:9,\n11111111-2222-3333-4444-ffffffffffff:a_tag_"));
     assert!(text.ends_with(":1-3:nightly:1-2"), "{text}");
-    let mut united = first.executed().clone();
+    let mut united = first.state().executed().clone();
     for transaction in &next.transactions {
-        united.add(transaction.gtid.as_ref().unwrap());
+        let Some(Gtid::Mysql(gtid)) = &transaction.gtid else { panic!("no GTID") };
+        united.add(gtid);
     }
-    assert_eq!(*next.scanner.executed(), united);
+    assert_eq!(*next.scanner.state().executed(), united);
     assert_eq!(united.to_string().parse::<GtidSet>().unwrap(), united);
     // A crashed server uses the number of the torn transaction again.
     let (torn, after) = (scan_file(TORN_GROUP.bytes), scan_file(STOPPED.bytes));
-    assert!(torn.scanner.executed().to_string().ends_with(":1-2"), "{}", torn.scanner.executed());
-    assert!(after.transactions.first().unwrap().gtid.as_ref().unwrap().number == 3);
+    assert!(torn.scanner.state().executed().to_string().ends_with(":1-2"), "{}", torn.scanner.state().executed());
+    assert!(after.transactions.first().unwrap().gtid.unwrap().number() == 3);
 }
 
 #[test]
@@ -336,11 +338,7 @@ fn commit_times_never_go_back_and_never_lie_beyond_the_observation() {
     assert_eq!(times(LATER_THAN_ALL, 0), [LATER_THAN_ALL; 4]);
 }
 
-fn relay(
-    file: &Golden,
-    pieces: &[(u64, u64, u64)],
-    skip: &BTreeSet<MysqlGtid>,
-) -> Result<(Vec<u8>, RelayStats), Error> {
+fn relay(file: &Golden, pieces: &[(u64, u64, u64)], skip: &BTreeSet<Gtid>) -> Result<(Vec<u8>, RelayStats), Error> {
     let mut out = Vec::new();
     let mut writer = RelayWriter::begin(&mut out, &format_of(file.bytes))?;
     for (chunk_begin, from, to) in pieces {
@@ -352,8 +350,8 @@ fn relay(
 }
 
 /// The events of transactions, in one row.
-fn transaction_bytes(bytes: &[u8], transactions: &[&MysqlTransaction]) -> Vec<u8> {
-    let range = |t: &MysqlTransaction| usize::try_from(t.begin).unwrap()..usize::try_from(t.end).unwrap();
+fn transaction_bytes(bytes: &[u8], transactions: &[&Transaction]) -> Vec<u8> {
+    let range = |t: &Transaction| usize::try_from(t.begin).unwrap()..usize::try_from(t.end).unwrap();
     transactions.iter().flat_map(|t| bytes[range(t)].to_vec()).collect()
 }
 
@@ -361,7 +359,7 @@ fn transaction_bytes(bytes: &[u8], transactions: &[&MysqlTransaction]) -> Vec<u8
 fn a_relay_log_holds_exactly_the_transactions_of_the_part() {
     for file in FILES {
         let whole = scan_file(file.bytes);
-        let transactions: Vec<&MysqlTransaction> = whole.transactions.iter().collect();
+        let transactions: Vec<&Transaction> = whole.transactions.iter().collect();
         let end = whole.scanner.boundary();
         let (head, _) = relay(&file, &[], &BTreeSet::new()).unwrap();
         assert_eq!(scan_file(&head).stop, Stop::End);
@@ -372,18 +370,18 @@ fn a_relay_log_holds_exactly_the_transactions_of_the_part() {
         assert_eq!(out, [&head[..], &transaction_bytes(file.bytes, &transactions)].concat(), "{}", file.name);
         assert_eq!(stats.transactions, transactions.len() as u64);
         assert_eq!(u64::from(stats.source_end), transactions.last().unwrap().end);
-        assert!(stats.gtids.is_subset_of(whole.scanner.executed()));
+        assert!(stats.position.executed().is_subset_of(whole.scanner.state().executed()));
 
         let middle = transactions[transactions.len() / 2];
         let pieces = [(0, 0, middle.begin), (middle.begin, middle.begin, middle.end), (0, middle.end, end)];
         let (in_pieces, stats_of_pieces) = relay(&shipped, &pieces, &BTreeSet::new()).unwrap();
         assert!(in_pieces == out && stats_of_pieces == stats, "{}", file.name);
 
-        if let Some(gtid) = &middle.gtid {
-            let rest: Vec<&MysqlTransaction> = transactions.iter().copied().filter(|t| t.gtid != middle.gtid).collect();
-            let (skipped, stats) = relay(&shipped, &[(0, 0, end)], &BTreeSet::from([gtid.clone()])).unwrap();
+        if let Some(gtid) = middle.gtid {
+            let rest: Vec<&Transaction> = transactions.iter().copied().filter(|t| t.gtid != middle.gtid).collect();
+            let (skipped, stats) = relay(&shipped, &[(0, 0, end)], &BTreeSet::from([gtid])).unwrap();
             assert_eq!(skipped, [&head[..], &transaction_bytes(file.bytes, &rest)].concat(), "{}", file.name);
-            assert!(!stats.gtids.contains(gtid));
+            assert!(stats.position.includes(&gtid) == Some(false));
         }
         let cut = relay(&shipped, &[(0, 0, middle.end - 1)], &BTreeSet::new()).unwrap_err();
         assert_eq!(cut.kind(), ErrorKind::Corrupt);

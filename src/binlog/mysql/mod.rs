@@ -6,15 +6,12 @@
 //! with `binlog_transaction_compression`, one event that holds all of them packed. A torn tail is cut off by the server
 //! itself when it recovers from a crash.
 //!
-//! Read in this order: `event` (what events hold), `payload` (packed transactions), `group` (events to transactions),
-//! `scanner` (facts of transactions), `relay` (relay logs with exactly the planned transactions).
+//! Read in this order: `event` (what events hold), `payload` (packed transactions), `group` (events to transactions).
 //! Source: MySQL's `libs/mysql/binlog/event` and `libs/mysql/serialization`; checked against `mysqlbinlog`.
 
 pub(crate) mod event;
-mod group;
-mod payload;
-pub(crate) mod relay;
-pub(crate) mod scanner;
+pub(super) mod group;
+pub(super) mod payload;
 
 #[cfg(test)]
 mod golden;

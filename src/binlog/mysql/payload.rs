@@ -21,7 +21,7 @@ enum Packing {
 ///
 /// Memory is bounded whatever the payload says of itself. Of a payload that unpacks to more than the largest event the
 /// rest is not looked at, nor is one that is packed in a way not known: the server that replays it judges it.
-pub(super) fn for_each_event(
+pub(in crate::binlog) fn for_each_event(
     event: &Event<'_>,
     show: impl FnMut(&Event<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {

@@ -136,29 +136,37 @@ pub(super) fn prove(
 /// after a recovery is a history of its own. Says what is wrong.
 pub(super) fn prove_histories_apart(phases: &[usize], attempts: &[Attempt]) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut seen: BTreeMap<(u32, u64), u64> = BTreeMap::new();
+    let mut seen: BTreeMap<(String, u64), u64> = BTreeMap::new();
     let mut spans: Vec<Option<(Gtid, Gtid)>> = vec![None; phases.len()];
     for attempt in attempts {
         let Fate::Acknowledged { gtid: Some(gtid) } = attempt.fate else { continue };
-        if let Some(other) = seen.insert((gtid.domain, gtid.sequence), attempt.serial) {
+        if let Some(other) = seen.insert((counter(&gtid), gtid.number()), attempt.serial) {
             wrong.push(format!("GTID {gtid} was given to serial {other} and to serial {}", attempt.serial));
         }
         let phase = phases.iter().rposition(|first| attempt.boot >= *first);
         if let Some(span) = phase.and_then(|phase| spans.get_mut(phase)) {
             let (low, high) = span.unwrap_or((gtid, gtid));
-            let lower = if gtid.sequence < low.sequence { gtid } else { low };
-            let higher = if gtid.sequence > high.sequence { gtid } else { high };
+            let lower = if gtid.number() < low.number() { gtid } else { low };
+            let higher = if gtid.number() > high.number() { gtid } else { high };
             *span = Some((lower, higher));
         }
     }
     let spans: Vec<(Gtid, Gtid)> = spans.into_iter().flatten().collect();
     for (earlier, later) in spans.iter().zip(spans.iter().skip(1)) {
-        if later.0.sequence <= earlier.1.sequence {
+        if later.0.is_comparable(&earlier.1) && later.0.number() <= earlier.1.number() {
             wrong.push(format!("GTID {} came after the switch, but {} before it", later.0, earlier.1));
         }
     }
     wrong.truncate(Proof::DIFFERENCES_MAX);
     wrong
+}
+
+/// Where a number may be used once only: MariaDB's domain, MySQL's server.
+fn counter(gtid: &Gtid) -> String {
+    match gtid {
+        Gtid::Mariadb(gtid) => gtid.domain.to_string(),
+        Gtid::Mysql(gtid) => gtid.source.to_string(),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +188,8 @@ fn expect(rule: Rule, attempt: &Attempt, fate_before: Option<Fate>) -> Expected 
         (Rule::All, Fate::Acknowledged { .. }) => Expected::There,
         (Rule::All, Fate::Open | Fate::InDoubt) => Expected::Either,
         (Rule::Before(cut), Fate::Acknowledged { gtid: Some(gtid) }) => {
-            if gtid.domain == cut.domain && gtid.sequence < cut.sequence { Expected::There } else { Expected::Absent }
+            let is_before = gtid.is_comparable(&cut) && gtid.number() < cut.number();
+            if is_before { Expected::There } else { Expected::Absent }
         }
         (Rule::Before(_), _) if attempt.after_drop => Expected::Absent,
         (Rule::Before(_), _) => Expected::Either,

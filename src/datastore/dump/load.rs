@@ -84,7 +84,8 @@ pub(crate) fn load(
 ) -> Result<Loaded, Error> {
     let listed = Listed::read(dir)?;
     if listed.head.flavour != tools.flavour {
-        let what = format!("a dump of {} goes into no server of {}", listed.head.flavour.name(), tools.flavour.name());
+        let what =
+            format!("a dump of {} goes into no server of {}", listed.head.flavour.title(), tools.flavour.title());
         return Err(Error::new(ErrorKind::InvalidInput, what).hint("Restore it to a server of its own kind."));
     }
     let loader = Loader {

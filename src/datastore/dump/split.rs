@@ -6,11 +6,12 @@
 //!
 //! Each file stands alone: it begins with the tool's own settings for a session and a `USE`.
 
-use crate::datastore::dump::manifest::{Entry, FORMAT, Flavour, HEAD, Head, Kind, LIST, Library, render};
+use crate::datastore::dump::manifest::{Entry, FORMAT, HEAD, Head, Kind, LIST, Library, render};
 use crate::datastore::dump::members::{Members, file_name};
 use crate::datastore::dump::scan::{Scanner, Sink, Statement};
 use crate::datastore::dump::system::{Role, role};
 use crate::domain::coordinate::BinlogPosition;
+use crate::domain::datastore::Datastore;
 use crate::error::{Error, ErrorKind};
 
 /// The file that makes the schemas.
@@ -82,7 +83,7 @@ struct Cut {
 /// What the first file says beside the position.
 #[derive(Debug, Clone)]
 pub(super) struct HeadFacts {
-    pub(super) flavour: Flavour,
+    pub(super) flavour: Datastore,
     pub(super) server_version: String,
     pub(super) tool: String,
     pub(super) tool_version: String,
@@ -378,7 +379,7 @@ impl Cut {
         if self.section != Section::Rows {
             // Files go where the new server keeps its own, and what an older setting let through is let through again.
             self.members.write(path, b"SET SQL_MODE=CONCAT(@@SQL_MODE,',NO_DIR_IN_CREATE'), innodb_strict_mode=OFF;\n");
-            if self.head.flavour == Flavour::MySql {
+            if self.head.flavour == Datastore::Mysql {
                 self.members.write(path, b"/*!80400 SET restrict_fk_on_non_standard_key=OFF */;\n");
             }
         }

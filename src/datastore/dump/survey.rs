@@ -7,16 +7,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::datastore::dump::manifest::{Code, Flavour, Library, named};
+use crate::datastore::dump::manifest::{Code, Library, named};
 use crate::datastore::dump::split::quoted;
 use crate::datastore::dump::system::{OWN_SCHEMAS, accounts_without_snapshot};
 use crate::datastore::sql::Sql;
+use crate::domain::datastore::Datastore;
 use crate::error::{Error, ErrorKind};
 
 /// What a look found.
 #[derive(Debug)]
 pub(super) struct Survey {
-    pub(super) flavour: Flavour,
+    pub(super) flavour: Datastore,
     pub(super) server_version: String,
     /// Seconds since 1970, by the server's clock.
     pub(super) at: u64,
@@ -34,6 +35,7 @@ pub(super) struct Survey {
 pub(super) const LOOK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Warnings of a dump of this server taken now, without taking one: tables that are not transactional, first of all.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the check of an instance"))]
 pub(crate) fn warnings(sql: &mut Sql) -> Result<Vec<String>, Error> {
     Ok(Survey::take(sql)?.warnings())
 }
@@ -41,8 +43,8 @@ pub(crate) fn warnings(sql: &mut Sql) -> Result<Vec<String>, Error> {
 impl Survey {
     pub(super) fn take(sql: &mut Sql) -> Result<Survey, Error> {
         let server_version = sql.value("SELECT VERSION()")?;
-        let flavour = Flavour::of_version(&server_version);
-        if flavour == Flavour::MySql {
+        let flavour = Datastore::of_version(&server_version);
+        if flavour == Datastore::Mysql {
             // Or it answers with what it knew a day ago.
             sql.execute("SET SESSION information_schema_stats_expiry = 0")?;
         }
@@ -139,7 +141,7 @@ pub(super) fn own_schemas() -> String {
     format!("({})", quoted.join(", "))
 }
 
-fn check(sql: &mut Sql, flavour: Flavour) -> Result<(), Error> {
+fn check(sql: &mut Sql, flavour: Datastore) -> Result<(), Error> {
     if sql.value("SELECT @@GLOBAL.log_bin")? != "1" {
         return Err(Error::new(
             ErrorKind::Refused,
@@ -147,7 +149,7 @@ fn check(sql: &mut Sql, flavour: Flavour) -> Result<(), Error> {
         )
         .hint("Turn on log_bin, restart the server and take a new backup."));
     }
-    if flavour == Flavour::MariaDb {
+    if flavour == Datastore::Mariadb {
         return Ok(());
     }
     let rows = sql.rows(
@@ -218,7 +220,7 @@ fn engines(sql: &mut Sql) -> Result<Vec<Library>, Error> {
 }
 
 /// Everything that a definition statement changes, each under a name for people, with something that changes with it.
-fn definitions(sql: &mut Sql, flavour: Flavour) -> Result<BTreeMap<String, String>, Error> {
+fn definitions(sql: &mut Sql, flavour: Datastore) -> Result<BTreeMap<String, String>, Error> {
     let own = own_schemas();
     let questions = [
         format!(

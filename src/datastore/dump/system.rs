@@ -1,6 +1,6 @@
 //! The servers' own tables: which of them belong to a dump, and which are the new server's business.
 
-use crate::datastore::dump::manifest::Flavour;
+use crate::domain::datastore::Datastore;
 
 /// What a dump does with a table, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ const SERVERS_MYSQL: [&str; 9] = [
 pub(super) const OWN_SCHEMAS: [&str; 4] = ["mysql", "sys", "performance_schema", "information_schema"];
 
 /// Tables people keep in `mysql` or `sys` are theirs: what is not known is dumped.
-pub(super) fn role(flavour: Flavour, schema: &str, name: &str) -> Role {
+pub(super) fn role(flavour: Datastore, schema: &str, name: &str) -> Role {
     if schema == "sys" {
         return if name == "sys_config" { Role::Account } else { Role::Own };
     }
@@ -73,8 +73,8 @@ pub(super) fn role(flavour: Flavour, schema: &str, name: &str) -> Role {
         return Role::Own;
     }
     let (filled, servers): (&[&str], &[&str]) = match flavour {
-        Flavour::MariaDb => (&FILLED_MARIADB, &SERVERS_MARIADB),
-        Flavour::MySql => (&FILLED_MYSQL, &SERVERS_MYSQL),
+        Datastore::Mariadb => (&FILLED_MARIADB, &SERVERS_MARIADB),
+        Datastore::Mysql => (&FILLED_MYSQL, &SERVERS_MYSQL),
     };
     if servers.contains(&name) || SERVERS.contains(&name) || name.starts_with("gtid_slave_pos") {
         Role::Server
@@ -86,10 +86,10 @@ pub(super) fn role(flavour: Flavour, schema: &str, name: &str) -> Role {
 }
 
 /// The tables of accounts that are not transactional, whose rows a snapshot does not hold still.
-pub(super) fn accounts_without_snapshot(flavour: Flavour) -> Vec<String> {
+pub(super) fn accounts_without_snapshot(flavour: Datastore) -> Vec<String> {
     match flavour {
-        Flavour::MySql => Vec::new(),
-        Flavour::MariaDb => FILLED
+        Datastore::Mysql => Vec::new(),
+        Datastore::Mariadb => FILLED
             .iter()
             .chain(&FILLED_MARIADB)
             .filter(|name| role(flavour, "mysql", name) == Role::Account && !name.ends_with("_stats"))
@@ -105,16 +105,16 @@ mod tests {
     #[test]
     fn accounts_are_taken_and_where_the_server_stands_is_not() {
         for (flavour, name, expected) in [
-            (Flavour::MariaDb, "global_priv", Role::Account),
-            (Flavour::MariaDb, "user", Role::Server),
-            (Flavour::MySql, "user", Role::Account),
-            (Flavour::MySql, "gtid_executed", Role::Server),
-            (Flavour::MariaDb, "gtid_slave_pos_innodb", Role::Server),
-            (Flavour::MariaDb, "somebodys", Role::Own),
-            (Flavour::MySql, "slave_master_info", Role::Server),
+            (Datastore::Mariadb, "global_priv", Role::Account),
+            (Datastore::Mariadb, "user", Role::Server),
+            (Datastore::Mysql, "user", Role::Account),
+            (Datastore::Mysql, "gtid_executed", Role::Server),
+            (Datastore::Mariadb, "gtid_slave_pos_innodb", Role::Server),
+            (Datastore::Mariadb, "somebodys", Role::Own),
+            (Datastore::Mysql, "slave_master_info", Role::Server),
         ] {
             assert_eq!(role(flavour, "mysql", name), expected, "{name}");
         }
-        assert_eq!(role(Flavour::MySql, "shop", "user"), Role::Own);
+        assert_eq!(role(Datastore::Mysql, "shop", "user"), Role::Own);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::load::{LoadSettings, Loaded, load, load_bytes};
-use super::manifest::{END, Flavour, HEAD, parse_end, parse_head};
+use super::manifest::{END, HEAD, parse_end, parse_head};
 use super::stream::{DumpSettings, DumpStream, Dumped, LockPatience, Stillness, begin, binlog_position};
 use super::survey;
 use super::testing::{TestMariadb, TestServer, everything, nasty};
@@ -16,24 +16,25 @@ use crate::datastore::mysql::testing::TestMysql;
 use crate::datastore::sql::{Access, Secret};
 use crate::datastore::xbstream::{Checkpoint, StreamTap, Target, unpack};
 use crate::domain::coordinate::BinlogPosition;
+use crate::domain::datastore::Datastore;
 use crate::error::{Error, ErrorKind, error_of};
 use crate::process::Cmd;
 use crate::testing::TempDir;
 
 const QUIET: &str = "event_scheduler=OFF\nmax_allowed_packet=1G\n";
 
-fn server(flavour: Flavour, options: &str) -> TestServer {
+fn server(flavour: Datastore, options: &str) -> TestServer {
     match flavour {
-        Flavour::MariaDb => TestServer::MariaDb(TestMariadb::start(options)),
-        Flavour::MySql => TestServer::MySql(TestMysql::start(options)),
+        Datastore::Mariadb => TestServer::MariaDb(TestMariadb::start(options)),
+        Datastore::Mysql => TestServer::MySql(TestMysql::start(options)),
     }
 }
 
-fn nasty_server(flavour: Flavour) -> TestServer {
+fn nasty_server(flavour: Datastore) -> TestServer {
     let server = server(flavour, QUIET);
     let (first, more) = match flavour {
-        Flavour::MariaDb => (nasty::MARIADB_FIRST, nasty::MARIADB),
-        Flavour::MySql => (&[][..], nasty::MYSQL),
+        Datastore::Mariadb => (nasty::MARIADB_FIRST, nasty::MARIADB),
+        Datastore::Mysql => (&[][..], nasty::MYSQL),
     };
     server.run(first);
     server.run(nasty::COMMON);
@@ -131,7 +132,7 @@ fn transactions(server: &TestServer, before: &BinlogPosition) -> usize {
     events.iter().filter(ends_before).count()
 }
 
-fn comes_back_as_it_was(flavour: Flavour) {
+fn comes_back_as_it_was(flavour: Datastore) {
     let source = nasty_server(flavour);
     make_busy(&source);
     let quiet = transactions(&source, &binlog_position(&mut source.sql()).unwrap());
@@ -176,12 +177,12 @@ fn comes_back_as_it_was(flavour: Flavour) {
 
 #[test]
 fn mariadb_comes_back_as_it_was() {
-    comes_back_as_it_was(Flavour::MariaDb);
+    comes_back_as_it_was(Datastore::Mariadb);
 }
 
 #[test]
 fn mysql_comes_back_as_it_was() {
-    comes_back_as_it_was(Flavour::MySql);
+    comes_back_as_it_was(Datastore::Mysql);
 }
 
 /// What a dump that is given up leaves behind, and says.
@@ -192,7 +193,7 @@ fn fails(outcome: Result<Dumped, Error>, kind: ErrorKind, says: &str) {
 }
 
 /// The schema comes last: MariaDB keeps definitions of tables that have been read as they are until the dump ends.
-fn changes_while_dumping_are_refused(flavour: Flavour) {
+fn changes_while_dumping_are_refused(flavour: Datastore) {
     let server = server(flavour, QUIET);
     server.run(&[
         "CREATE DATABASE zz",
@@ -221,8 +222,8 @@ fn changes_while_dumping_are_refused(flavour: Flavour) {
     // MySQL keeps its accounts in transactional tables.
     let account = dump("CREATE USER w@localhost", "DROP USER w@localhost", 10);
     match flavour {
-        Flavour::MariaDb => fails(account, ErrorKind::Conflict, "mysql.global_priv"),
-        Flavour::MySql => drop(account.unwrap()),
+        Datastore::Mariadb => fails(account, ErrorKind::Conflict, "mysql.global_priv"),
+        Datastore::Mysql => drop(account.unwrap()),
     }
     // Rows may come and go, and sessions have tables of their own.
     dump("INSERT INTO zz.t VALUES (2)", "DELETE FROM zz.t", 11).unwrap();
@@ -231,15 +232,15 @@ fn changes_while_dumping_are_refused(flavour: Flavour) {
 
 #[test]
 fn mariadb_definitions_that_change_meanwhile_end_the_dump() {
-    changes_while_dumping_are_refused(Flavour::MariaDb);
+    changes_while_dumping_are_refused(Datastore::Mariadb);
 }
 
 #[test]
 fn mysql_definitions_that_change_meanwhile_end_the_dump() {
-    changes_while_dumping_are_refused(Flavour::MySql);
+    changes_while_dumping_are_refused(Datastore::Mysql);
 }
 
-fn locked_tables_are_of_one_moment(flavour: Flavour) {
+fn locked_tables_are_of_one_moment(flavour: Datastore) {
     let server = server(flavour, QUIET);
     server.run(&["CREATE DATABASE d", "CREATE TABLE d.t (a INT) ENGINE = MyISAM", "INSERT INTO d.t VALUES (1)"]);
     let work = TempDir::new();
@@ -260,23 +261,23 @@ fn locked_tables_are_of_one_moment(flavour: Flavour) {
 
 #[test]
 fn mariadb_locked_tables_are_of_one_moment() {
-    locked_tables_are_of_one_moment(Flavour::MariaDb);
+    locked_tables_are_of_one_moment(Datastore::Mariadb);
 }
 
 #[test]
 fn mysql_locked_tables_are_of_one_moment() {
-    locked_tables_are_of_one_moment(Flavour::MySql);
+    locked_tables_are_of_one_moment(Datastore::Mysql);
 }
 
 #[test]
 fn a_dump_that_is_not_whole_is_not_loaded_and_an_error_names_file_and_reason() {
-    let source = server(Flavour::MariaDb, QUIET);
+    let source = server(Datastore::Mariadb, QUIET);
     source.run(&["CREATE DATABASE d", "CREATE TABLE d.t (a INT PRIMARY KEY)", "INSERT INTO d.t VALUES (1), (2)"]);
     source.run(&["CREATE TABLE d.u (a INT)", "INSERT INTO d.u VALUES (1)", "CREATE VIEW d.v AS SELECT a FROM d.t"]);
     let work = TempDir::new();
     let dump = work.join("dump");
     take(begin_on(&source, &work, Stillness::Snapshot).unwrap(), &dump).unwrap();
-    let target = server(Flavour::MariaDb, &format!("{QUIET}skip_log_bin\n"));
+    let target = server(Datastore::Mariadb, &format!("{QUIET}skip_log_bin\n"));
     let file = |dir: &str, end: &str| -> PathBuf {
         let mut files = std::fs::read_dir(dump.join(dir)).unwrap().map(|entry| entry.unwrap().path());
         files.find(|path| path.to_str().unwrap().ends_with(end)).unwrap()
@@ -322,7 +323,7 @@ fn a_dump_that_is_not_whole_is_not_loaded_and_an_error_names_file_and_reason() {
         ErrorKind::Corrupt,
         &["do not agree"],
     );
-    assert_eq!(load_into(&target, &dump).unwrap().head.flavour, Flavour::MariaDb);
+    assert_eq!(load_into(&target, &dump).unwrap().head.flavour, Datastore::Mariadb);
     let left: Vec<_> =
         std::fs::read_dir(target.dir().to_path_buf()).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name == "load.cnf" || name.to_str().unwrap().contains("batch")), "{left:?}");
@@ -330,7 +331,7 @@ fn a_dump_that_is_not_whole_is_not_loaded_and_an_error_names_file_and_reason() {
 
 #[test]
 fn a_dump_can_be_stopped_and_so_can_a_load() {
-    let source = server(Flavour::MariaDb, QUIET);
+    let source = server(Datastore::Mariadb, QUIET);
     source.run(&["CREATE DATABASE d", "CREATE TABLE d.t (a LONGBLOB)"]);
     source.run(&[
         "INSERT INTO d.t SELECT REPEAT('x', 4000000) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4) x",
@@ -352,7 +353,7 @@ fn a_dump_can_be_stopped_and_so_can_a_load() {
 #[test]
 fn a_password_stands_in_no_argument_and_by_hand_the_files_are_the_same() {
     let password = "ge'h;\"e\\im #x";
-    let source = server(Flavour::MariaDb, QUIET);
+    let source = server(Datastore::Mariadb, QUIET);
     source.run(&[
         "CREATE USER b@localhost IDENTIFIED BY 'ge''h;\"e\\\\im #x'",
         "GRANT ALL ON *.* TO b@localhost",
@@ -387,7 +388,7 @@ fn a_password_stands_in_no_argument_and_by_hand_the_files_are_the_same() {
 
 #[test]
 fn on_mysql_a_lock_that_is_not_to_be_had_is_not_waited_for_long() {
-    let server = server(Flavour::MySql, QUIET);
+    let server = server(Datastore::Mysql, QUIET);
     make_busy(&server);
     let work = TempDir::new();
     // All write to one row, in transactions of several statements.

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::datastore::dump::manifest::Flavour;
+use crate::datastore::Tools;
+use crate::domain::datastore::Datastore;
 use crate::error::{Error, ErrorKind};
 use crate::process::Cmd;
 
@@ -13,7 +14,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 /// A pair that fits a server.
 #[derive(Debug, Clone)]
 pub(crate) struct DumpTools {
-    pub(crate) flavour: Flavour,
+    pub(crate) flavour: Datastore,
     pub(crate) dump: Program,
     pub(crate) client: Program,
 }
@@ -28,20 +29,26 @@ pub(crate) struct Program {
 }
 
 impl DumpTools {
-    /// Finds what fits a server of this version (`SELECT VERSION()`), first beside `server`, its program, then in `PATH`.
+    /// Finds what fits a server of this version (`SELECT VERSION()`): where the configuration says, beside the server's
+    /// program, in `PATH`.
     ///
     /// Fails with `NotFound` when there is none, and says which were passed over and why: one of the other flavour
     /// writes what this one cannot read, and one of an older series does not know all that the server has.
-    pub(crate) fn find(server: &Path, server_version: &str) -> Result<DumpTools, Error> {
+    pub(crate) fn of(tools: &Tools, server_version: &str) -> Result<DumpTools, Error> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        DumpTools::find_in(&places(server, &path), server_version)
+        let named = [&tools.dump, &tools.client].into_iter().filter_map(|program| program.parent()).map(Path::to_owned);
+        let named = named.filter(|dir| dir.is_absolute());
+        DumpTools::find_in(
+            &named.chain(places(&tools.server, &path)).collect::<Vec<_>>(),
+            tools.datastore,
+            server_version,
+        )
     }
 
-    fn find_in(places: &[PathBuf], server_version: &str) -> Result<DumpTools, Error> {
-        let flavour = Flavour::of_version(server_version);
+    fn find_in(places: &[PathBuf], flavour: Datastore, server_version: &str) -> Result<DumpTools, Error> {
         let (dumps, clients): (&[&str], &[&str]) = match flavour {
-            Flavour::MariaDb => (&["mariadb-dump", "mysqldump"], &["mariadb", "mysql"]),
-            Flavour::MySql => (&["mysqldump"], &["mysql"]),
+            Datastore::Mariadb => (&["mariadb-dump", "mysqldump"], &["mariadb", "mysql"]),
+            Datastore::Mysql => (&["mysqldump"], &["mysql"]),
         };
         Ok(DumpTools {
             flavour,
@@ -58,18 +65,18 @@ impl Program {
         self.help.split(|c: char| c.is_whitespace() || "=[,".contains(c)).any(|word| word == wanted)
     }
 
-    fn ask(path: &Path) -> Result<(Flavour, Program), Error> {
+    fn ask(path: &Path) -> Result<(Datastore, Program), Error> {
         let says = |option: &str| -> Result<String, Error> {
             let output = Cmd::new(path).arg(option).deadline(ASK_TIMEOUT).run()?;
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let said = says("--version")?;
         let mut words = said.split(|c: char| c.is_whitespace() || c == ',');
-        let version = words.find_map(crate::datastore::mariadb::plain_version).ok_or_else(|| {
+        let version = words.find_map(crate::datastore::version::plain_version).ok_or_else(|| {
             Error::new(ErrorKind::Tool, format!("`{} --version` states no version: {}", path.display(), said.trim()))
         })?;
         let program = Program { path: path.to_owned(), version, help: says("--help")? };
-        Ok((Flavour::of_version(&said), program))
+        Ok((Datastore::of_version(&said), program))
     }
 }
 
@@ -84,7 +91,7 @@ fn places(server: &Path, path: &OsStr) -> Vec<PathBuf> {
     places
 }
 
-fn find_one(places: &[PathBuf], names: &[&str], flavour: Flavour, server_version: &str) -> Result<Program, Error> {
+fn find_one(places: &[PathBuf], names: &[&str], flavour: Datastore, server_version: &str) -> Result<Program, Error> {
     let mut passed_over = Vec::new();
     let candidates = names.iter().flat_map(|name| places.iter().map(move |dir| dir.join(name)));
     for path in candidates.filter(|path| path.is_file()) {
@@ -104,12 +111,12 @@ fn find_one(places: &[PathBuf], names: &[&str], flavour: Flavour, server_version
     }
     let but = if passed_over.is_empty() { String::new() } else { format!(": {}", passed_over.join("; ")) };
     let package = match flavour {
-        Flavour::MariaDb => "mariadb-client",
-        Flavour::MySql => "mysql-client",
+        Datastore::Mariadb => "mariadb-client",
+        Datastore::Mysql => "mysql-client",
     };
     Err(Error::new(
         ErrorKind::NotFound,
-        format!("no `{}` for {} {server_version} was found{but}", names.join("` or `"), flavour.name()),
+        format!("no `{}` for {} {server_version} was found{but}", names.join("` or `"), flavour.title()),
     )
     .hint(format!("Install the client programs of the server's version (package {package}).")))
 }
@@ -141,7 +148,7 @@ mod tests {
     fn what_fits_the_server_is_taken_and_the_rest_named() {
         let (one, two) = (TempDir::new(), TempDir::new());
         let places = [one.to_path_buf(), two.to_path_buf()];
-        let find = |version: &str| DumpTools::find_in(&places, version);
+        let find = |version: &str| DumpTools::find_in(&places, Datastore::of_version(version), version);
         let err = find("9.7.4").unwrap_err();
         assert_eq!(err.kind(), ErrorKind::NotFound);
         assert!(err.message().contains("no `mysqldump` for MySQL 9.7.4"), "{err}");

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::datastore::Tools;
-use crate::datastore::mysql::scratch::{Scratch, ScratchSettings, make_run_dir, socket_path};
+
+use crate::datastore::mysql::inspect;
 use crate::datastore::owner::Owner;
+use crate::datastore::scratch::{Scratch, ScratchSettings, make_run_dir, socket_path};
 use crate::datastore::sql::{Access, Sql};
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::gtid_set::GtidSet;
@@ -53,6 +55,28 @@ pub(crate) fn disk_need(sql: &mut Sql) -> Result<u64, Error> {
     let redo = sql.variable("innodb_redo_log_capacity")?;
     let bytes = |text: &str| text.parse::<u64>().unwrap_or(0);
     Ok(bytes(&tablespaces).saturating_add(bytes(&system)).saturating_add(bytes(&redo)))
+}
+
+/// Whether a clone runs on the server.
+pub(crate) fn is_running(sql: &mut Sql) -> Result<bool, Error> {
+    let running = sql
+        .value("SELECT COUNT(*) FROM performance_schema.clone_status WHERE STATE IN ('Not Started', 'In Progress')")?;
+    Ok(running != "0")
+}
+
+/// Refuses when tables would come back without their rows, and names them.
+pub(crate) fn refuse_other_engines(sql: &mut Sql) -> Result<(), Error> {
+    let left_empty = inspect::tables_of_other_engines(sql)?;
+    let Some((table, engine)) = left_empty.first() else { return Ok(()) };
+    let others = match left_empty.len() {
+        1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    };
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!("table `{table}` is of engine {engine}{others}: a clone would hold it without its rows"),
+    )
+    .hint("Run ALTER TABLE ... ENGINE=InnoDB, or set strategy = \"dump\" in [mysql] of the configuration."))
 }
 
 /// Lets the server at `access` clone itself into `dir`, which must not exist. `owner` is whom the server runs as; the
@@ -110,7 +134,8 @@ fn unquoted(dir: &Path) -> Result<&str, Error> {
     })
 }
 
-fn check_space(need: u64, dir: &Path) -> Result<(), Error> {
+/// `NoSpace` when a clone of so many bytes does not fit beside what lies on the file system of `dir`.
+pub(crate) fn check_space(need: u64, dir: &Path) -> Result<(), Error> {
     let fs = rustix::fs::statvfs(dir).map_err(|errno| io_error("unable to look at", dir, errno.into()))?;
     let free = fs.f_bavail.saturating_mul(fs.f_frsize);
     if need <= free {
@@ -120,7 +145,7 @@ fn check_space(need: u64, dir: &Path) -> Result<(), Error> {
         ErrorKind::NoSpace,
         format!("a clone takes up to {need} bytes in `{}`, {free} are free", dir.display()),
     )
-    .hint("Free space on that file system, or take a logical backup."))
+    .hint("Free space on that file system, or set mysql.strategy to \"dump\"."))
 }
 
 /// Bytes done and estimated over all stages; none before it has begun.

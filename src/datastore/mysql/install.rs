@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::datastore::Tools;
 use crate::datastore::option_file::OptionGroup;
 use crate::datastore::owner::Owner;
+use crate::datastore::{Tools, mysqld};
 use crate::domain::instance::Server;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
@@ -68,14 +68,14 @@ fn accounts(user: &str) -> Result<String, Error> {
     Ok(statements)
 }
 
-/// The option file of a server that coffer creates. It holds no secret.
-pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) -> String {
-    let run_dir = server.defaults_file.parent().unwrap_or(Path::new("/"));
-    let group = OptionGroup::default()
+/// The group of the server itself in the option file of a server that coffer creates.
+pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) -> OptionGroup {
+    let run_dir = mysqld::run_dir(server);
+    OptionGroup::default()
         .set("user", &tools.server_user)
         .path("datadir", &server.data_dir)
         .path("socket", &server.socket)
-        .path("tmpdir", &run_dir.join("tmp"))
+        .path("tmpdir", &mysqld::tmp_dir(server))
         .path("pid_file", &run_dir.join("mysqld.pid"))
         .path("log_error", &run_dir.join("mysqld.log"))
         .set("bind_address", "127.0.0.1")
@@ -93,13 +93,7 @@ pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) ->
         .set("sync_binlog", 1)
         .set("innodb_flush_log_at_trx_commit", 1)
         .set("innodb_buffer_pool_size", tools.buffer_pool_bytes)
-        .set("max_binlog_size", 256 * 1024 * 1024);
-    let client = OptionGroup::default().path("socket", &server.socket).set("user", User::own().name);
-    format!(
-        "# Written by coffer; put your own settings into a file of your own and name it here with !include.\n{}\n{}",
-        group.render("mysqld"),
-        client.render("client")
-    )
+        .set("max_binlog_size", 256 * 1024 * 1024)
 }
 
 #[cfg(test)]

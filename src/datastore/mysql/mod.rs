@@ -5,10 +5,21 @@
 //! them); where in the binlog it ends is known only to a server started on it (`clone` starts one, which also proves
 //! that the backup starts); settings made by SET PERSIST and keyring files stay behind (`inspect` names them).
 
+pub(crate) mod applier;
 pub(crate) mod clone;
 pub(crate) mod inspect;
 pub(crate) mod install;
-pub(crate) mod replay;
-pub(crate) mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
+
+use crate::datastore::option_file::OptionGroup;
+
+/// What a scratch server needs beside the options that both datastores have.
+pub(crate) fn scratch_options(group: OptionGroup) -> OptionGroup {
+    group
+        .set("mysqlx", "OFF")
+        .set("secure_file_priv", "NULL")
+        .set("persisted_globals_load", "OFF")
+        .flag("skip_replica_start")
+        .set("gtid_mode", "OFF_PERMISSIVE")
+}

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::datastore::Tools;
-use crate::datastore::mysql::install::{created_options, install};
-use crate::datastore::mysqld;
+use crate::datastore::mysql::install::install;
+use crate::datastore::mysqld::{self, created_options};
 use crate::datastore::sql::{Access, Sql};
+use crate::domain::backup::Strategy;
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Control, Server};
 use crate::durable;
 use crate::process::{Cmd, User};
@@ -21,15 +23,24 @@ pub(crate) struct TestMysql {
     pub(crate) dir: TempDir,
 }
 
-/// Where the programs are.
-fn tools() -> Tools {
+/// A program of the installation.
+fn program(name: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .expect("HOME is set");
-    let server = cache.join("coffer-test-servers/mysql/bin/mysqld");
+    cache.join("coffer-test-servers/mysql/bin").join(name)
+}
+
+fn tools() -> Tools {
+    let server = program("mysqld");
     assert!(server.is_file(), "no MySQL to test with: run `scripts/setup --with-mysql`");
+    let beside = |name: &str| server.with_file_name(name);
     Tools {
+        datastore: Datastore::Mysql,
+        strategy: Strategy::Clone,
+        client: beside("mysql"),
+        dump: beside("mysqldump"),
         server,
         install_db: PathBuf::new(),
         backup: PathBuf::new(),
@@ -89,6 +100,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl TestMysql {
+    /// One of the server's other tools.
+    pub(crate) fn program(name: &str) -> PathBuf {
+        program(name)
+    }
+
     /// Starts a new server; `options` are more lines of its option file.
     pub(crate) fn start(options: &str) -> TestMysql {
         let tools = tools();
@@ -96,6 +112,36 @@ impl TestMysql {
         std::fs::create_dir(dir.join("tmp")).unwrap();
         copy(template(&tools), &dir.join("data"));
         let server = TestMysql { server: server_in(&tools, &dir, options), tools, dir };
+        server.start_again();
+        server
+    }
+
+    /// Starts a new server that has a keyring, as a file in `keys`. A keyring is told of in a file beside the program, so
+    /// this one seems to lie elsewhere.
+    pub(crate) fn start_with_keyring(options: &str) -> TestMysql {
+        let mut tools = tools();
+        let dir = TempDir::new();
+        let folder = tools.server.parent().and_then(Path::parent).unwrap().join("root/usr");
+        let plugins = dir.join("plugins");
+        for name in ["tmp", "keys", "plugins"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+        }
+        for name in ["component_keyring_file.so", "auth_socket.so", "mysql_clone.so"] {
+            std::os::unix::fs::symlink(folder.join("lib/mysql/plugin").join(name), plugins.join(name)).unwrap();
+        }
+        let write = |path: PathBuf, text: &str, mode| durable::write(&path, text.as_bytes(), mode).unwrap();
+        let ring = format!("{{\"path\": \"{}\", \"read_only\": false}}", dir.join("keys/ring").display());
+        write(plugins.join("component_keyring_file.cnf"), &ring, 0o644);
+        write(dir.join("mysqld.my"), "{\"components\": \"file://component_keyring_file\"}", 0o644);
+        let script = std::fs::read_to_string(&tools.server).unwrap();
+        let (before, rest) = script.split_once("--argv0 '").unwrap();
+        let (_, after) = rest.split_once('\'').unwrap();
+        let moved = dir.join("mysqld");
+        write(moved.clone(), &format!("{before}--argv0 '{}'{after}", moved.display()), 0o755);
+        tools.server = moved;
+        copy(template(&self::tools()), &dir.join("data"));
+        let own = format!("basedir={}\nplugin_dir={}\n{options}", folder.display(), plugins.display());
+        let server = TestMysql { server: server_in(&tools, &dir, &own), tools, dir };
         server.start_again();
         server
     }

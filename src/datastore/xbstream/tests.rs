@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Deadline;
+use crate::datastore::xbstream::parser::OPEN_FILES_MAX;
 use crate::datastore::xbstream::unpack::Unpacked;
 use crate::testing::TempDir;
 
@@ -294,10 +295,14 @@ fn pieces_out_of_place_and_unknown_types_are_refused() {
         assert_eq!(tap_all(&stream, &[]).unwrap_err().kind(), ErrorKind::Corrupt, "{what}");
         assert_eq!(unpack_all(&stream[..], &scratch).unwrap_err().kind(), ErrorKind::Corrupt, "{what}");
     }
-    let sparse = chunk(0, b'S', b"x", Some((0, b"ab")));
-    let err = tap_all(&sparse, &[]).unwrap_err();
-    assert_eq!(err.kind(), ErrorKind::Unsupported);
-    assert!(err.message().contains("`S`"));
+    let unknown = chunk(0, b'R', b"x", Some((0, b"ab")));
+    // MariaDB's seek: an offset, and then the next chunk.
+    let seek = [chunk(0, b'S', b"x", None), 7_u64.to_le_bytes().to_vec(), end("x")].concat();
+    for (kind, stream) in [("`R`", unknown), ("`S`", seek)] {
+        let err = tap_all(&stream, &[]).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unsupported);
+        assert!(err.message().contains(kind), "{err}");
+    }
     let large = file("info", &vec![0; CAPTURED_BYTES_MAX + 1]);
     assert_eq!(tap_all(&large, &["info"]).unwrap_err().kind(), ErrorKind::Corrupt);
     tap_all(&large, &[]).unwrap();
@@ -321,6 +326,104 @@ fn a_reader_that_fails_and_a_cancelled_unpacking_say_so() {
     let err = unpack_with(&sample()[..], &scratch, &AtomicU64::new(0), &AtomicBool::new(true)).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Interrupted);
     assert_eq!(unpack_all(&sample()[..], &scratch.join("none")).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// A piece with gaps, as xtrabackup writes them.
+fn sparse(path: &str, offset: u64, entries: &[(u32, u32)], bytes: &[u8]) -> Vec<u8> {
+    let mut chunk = MAGIC.to_vec();
+    chunk.extend([0, b'S']);
+    chunk.extend(u32::try_from(path.len()).unwrap().to_le_bytes());
+    chunk.extend(path.as_bytes());
+    chunk.extend(u32::try_from(entries.len()).unwrap().to_le_bytes());
+    chunk.extend((bytes.len() as u64).to_le_bytes());
+    chunk.extend(offset.to_le_bytes());
+    let map: Vec<u8> =
+        entries.iter().flat_map(|(skip, length)| [skip.to_le_bytes(), length.to_le_bytes()].concat()).collect();
+    let covered = [&map[..], bytes].concat();
+    chunk.extend(crc32fast::hash(&covered).to_le_bytes());
+    chunk.extend(covered);
+    chunk
+}
+
+#[test]
+fn pieces_with_gaps_become_files_with_holes() {
+    let stream = [
+        sparse("db/t.ibd", 0, &[(0, 3), (100_000, 2)], b"abcde"),
+        piece("ibdata1", 0, b"x"),
+        sparse("db/t.ibd", 100_005, &[(7, 1), (50_000, 0)], b"f"),
+        sparse("db/t.ibd", 150_013, &[(10, 0)], b""),
+        sparse("db/t.ibd", 150_023, &[], b""),
+        piece("db/t.ibd", 150_023, b"g"),
+        sparse("db/t.ibd", 150_024, &[(20_000, 0)], b""),
+        end("db/t.ibd"),
+        end("ibdata1"),
+    ]
+    .concat();
+    let mut expected = vec![0_u8; 170_024];
+    for (at, byte) in
+        [(0, b'a'), (1, b'b'), (2, b'c'), (100_003, b'd'), (100_004, b'e'), (100_012, b'f'), (150_023, b'g')]
+    {
+        expected[at] = byte;
+    }
+    let scratch = TempDir::new();
+    let made = unpack_all(&stream[..], &scratch).unwrap();
+    assert_eq!(made, Unpacked { files: 2, bytes: 170_025 });
+    assert!(tree(&scratch)["db/t.ibd"] == expected);
+    assert!(fs::metadata(scratch.join("db/t.ibd")).unwrap().blocks() * 512 < 40_000);
+    for size in [1, 7, 50] {
+        let mut tap = StreamTap::new(&["db/t.ibd"]);
+        for bytes in stream.chunks(size) {
+            push(&mut tap, bytes).unwrap();
+        }
+        assert!(tap.finish().unwrap()["db/t.ibd"] == expected, "{size}");
+    }
+    for (what, bad) in [
+        ("more than the payload", sparse("x", 0, &[(0, 3)], b"ab")),
+        ("less than the payload", sparse("x", 0, &[(0, 1)], b"ab")),
+        ("no map", sparse("x", 0, &[], b"ab")),
+        ("another place", sparse("x", 4, &[(0, 2)], b"ab")),
+        ("too far", sparse("x", 0, &vec![(u32::MAX, 0); 256 * 1024], b"")),
+        ("too many", sparse("x", 0, &vec![(0, 0); 256 * 1024 + 1], b"")),
+    ] {
+        let scratch = TempDir::new();
+        let stream = [bad, end("x")].concat();
+        assert_eq!(tap_all(&stream, &[]).unwrap_err().kind(), ErrorKind::Corrupt, "{what}");
+        assert_eq!(unpack_all(&stream[..], &scratch).unwrap_err().kind(), ErrorKind::Corrupt, "{what}");
+    }
+    for bit in 0..stream.len() * 8 {
+        let mut bad = stream.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        let _ = tap_all(&bad, &["db/t.ibd"]);
+    }
+    let gap = sparse("info", 0, &[(2_000_000, 0)], b"");
+    assert_eq!(tap_all(&gap, &["info"]).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn names_that_mysql_gives_its_files_pass() {
+    for name in
+        ["#innodb_redo/#ib_redo20", "#ib_16384_0.dblwr", "@00e4@0020x/t@002d1#p#p0.ibd", "undo_001", "ä ö/t.ibd"]
+    {
+        let scratch = TempDir::new();
+        unpack_all(&file(name, b"x")[..], &scratch).unwrap();
+        assert_eq!(tree(&scratch)[name], b"x");
+    }
+}
+
+#[test]
+fn directories_without_files_are_made_again() {
+    let scratch = TempDir::new();
+    let stream = [file("db/t.ibd", b"x"), file(EMPTY_DIRECTORIES, b"hollow\na/b\ndb\n")].concat();
+    let made = unpack_all(&stream[..], &scratch).unwrap();
+    assert_eq!(made, Unpacked { files: 1, bytes: 1 });
+    assert_eq!(tree(&scratch).into_keys().collect::<Vec<_>>(), ["a/", "a/b/", "db/", "db/t.ibd", "hollow/"]);
+    for bad in ["../out", "/abs", "a//b", "a\\b"] {
+        let scratch = TempDir::new();
+        let (dir, list) = (scratch.join("in"), file(EMPTY_DIRECTORIES, bad.as_bytes()));
+        fs::create_dir(&dir).unwrap();
+        assert_eq!(unpack_all(&list[..], &dir).unwrap_err().kind(), ErrorKind::Corrupt, "{bad}");
+        assert_eq!(fs::read_dir(&*scratch).unwrap().count(), 1);
+    }
 }
 
 /// A server of this test alone.
@@ -407,6 +510,8 @@ fn a_real_backup_unpacks_as_the_tool_of_the_server_unpacks_it() {
     let sql = "CREATE DATABASE shop; USE shop; CREATE TABLE t (a INT PRIMARY KEY, b VARCHAR(200)); \
                INSERT INTO t SELECT seq, REPEAT('x', 100) FROM seq_1_to_20000; \
                CREATE TABLE p (a INT) PARTITION BY HASH (a) PARTITIONS 2; \
+               CREATE TABLE c (a INT PRIMARY KEY, b TEXT) page_compressed=1; \
+               INSERT INTO c SELECT seq, REPEAT('x', 1000) FROM seq_1_to_5000; FLUSH TABLES c FOR EXPORT; UNLOCK TABLES; \
                CREATE DATABASE `ä ö`; CREATE TABLE `ä ö`.`t-1 #/../x` (a INT) ENGINE=Aria;";
     run(server.client().args(["-e", sql]));
     let mut backup = tool("mariadb-backup");
@@ -438,6 +543,8 @@ fn a_real_backup_unpacks_as_the_tool_of_the_server_unpacks_it() {
     for (path, bytes) in &ours {
         assert!(*bytes == theirs[path], "`{path}` differs");
     }
+    let compressed = fs::metadata(scratch.join("ours/shop/c.ibd")).unwrap();
+    assert!(compressed.blocks() * 512 < compressed.len() / 2, "compressed pages take their full size");
     let files = ours.keys().filter(|path| !path.ends_with('/')).count() as u64;
     assert_eq!(made, Unpacked { files, bytes: ours.values().map(|bytes| bytes.len() as u64).sum() });
     for cut in [stream.len() - 1, stream.len() / 2, 100] {

@@ -7,25 +7,28 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::EMPTY_DIRECTORIES;
+use super::beneath::{self, open_beneath, open_dir, open_root, parent_of};
 use super::ledger::{Checkpoint, Ledger};
-use super::{Boundary, Parser, Sink};
+use super::parser::{Boundary, Parser, Sink, Zeros, is_sane_path};
+use super::sparse::Growing;
 use crate::error::{Error, ErrorKind, error_of, io_error};
 
 const BUFFER_BYTES: usize = 1024 * 1024;
 /// Ended files that wait to be synced; each holds a descriptor.
 const UNSYNCED_FILES_MAX: usize = 64;
-/// The kernel may ask to try again when names change elsewhere while it looks.
-const OPEN_ATTEMPTS_MAX: u32 = 16;
+/// Bytes of the list of directories without files: each of them has a path.
+const EMPTY_DIRECTORIES_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const FILE_MODE: u32 = 0o660;
 const DIR_MODE: u32 = 0o770;
 
@@ -61,7 +64,8 @@ pub(crate) fn unpack(
     progress: &AtomicU64,
     cancelled: &AtomicBool,
 ) -> Result<Unpacked, Error> {
-    let mut parser = Parser::behind(from);
+    let open = from.open.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect();
+    let mut parser = Parser::behind(from.offset, from.files, open);
     let mut tree = Tree::open(target, from)?;
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -85,7 +89,7 @@ pub(crate) fn unpack(
 struct Tree<'a> {
     dir: &'a Path,
     root: OwnedFd,
-    open: HashMap<String, File>,
+    open: HashMap<String, Growing>,
     /// Directories in which something was made since the last checkpoint.
     changed_dirs: BTreeSet<String>,
     made: Unpacked,
@@ -143,9 +147,7 @@ impl Syncer {
 impl<'a> Tree<'a> {
     fn open(target: &Target<'a>, from: &Checkpoint) -> Result<Tree<'a>, Error> {
         let Target { dir, ledger, stream, checkpoint_bytes } = *target;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(dir, flags, Mode::empty())
-            .map_err(|err| io_error("unable to open directory", dir, err.into()))?;
+        let root = open_root(dir)?;
         let failed = |err| io_error("unable to open directory", dir, err);
         let syncer = Syncer {
             dir: dir.to_owned(),
@@ -174,11 +176,11 @@ impl<'a> Tree<'a> {
 
     /// A file that had come this far at the checkpoint; what was written behind it is cut off.
     fn reopen(&mut self, path: &str, bytes: u64) -> Result<(), Error> {
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = open_beneath(&self.root, path, flags, Mode::empty());
-        let mut file = File::from(file.map_err(|err| self.fault("unable to open", path, err))?);
-        let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
-        cut.map_err(|err| io_error("unable to go on with", &self.dir.join(path), err))?;
+        let file = File::from(file.map_err(|err| self.fault("unable to open", path, err))?);
+        let file = Growing::go_on(file, path, bytes);
+        let file = file.map_err(|err| io_error("unable to go on with", &self.dir.join(path), err))?;
         self.open.insert(path.to_owned(), file);
         Ok(())
     }
@@ -186,12 +188,38 @@ impl<'a> Tree<'a> {
     /// Everything is on disk when this returns.
     fn finish(mut self) -> Result<Unpacked, Error> {
         self.join_syncer()?;
+        self.make_empty_directories()?;
         // Deeper ones first: a name that is durable then never leads to one that is not.
         for path in self.changed_dirs.iter().rev() {
             let dir = self.open_dir(path)?;
             rustix::fs::fsync(&dir).map_err(|err| self.fault("unable to sync directory", path, err))?;
         }
         Ok(self.made)
+    }
+
+    /// Makes the directories that no file of the stream lies in.
+    fn make_empty_directories(&mut self) -> Result<(), Error> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let list = match open_beneath(&self.root, EMPTY_DIRECTORIES, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened.map_err(|err| self.fault("unable to open", EMPTY_DIRECTORIES, err))?,
+        };
+        let mut text = String::new();
+        let read = File::from(list).take(EMPTY_DIRECTORIES_BYTES_MAX).read_to_string(&mut text);
+        read.map_err(|err| io_error("unable to read", &self.dir.join(EMPTY_DIRECTORIES), err))?;
+        for path in text.lines() {
+            if !is_sane_path(path) {
+                let what = format!("the backup stream lists a directory `{}`, which is none", path.escape_debug());
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
+            self.make_parents(&format!("{path}/"))?;
+        }
+        let removed = beneath::remove(&self.root, EMPTY_DIRECTORIES);
+        removed.map_err(|err| self.fault("unable to remove", EMPTY_DIRECTORIES, err))?;
+        self.changed_dirs.insert(parent_of(EMPTY_DIRECTORIES).to_owned());
+        self.made.files = self.made.files.saturating_sub(1);
+        self.made.bytes = self.made.bytes.saturating_sub(text.len() as u64);
+        Ok(())
     }
 
     fn join_syncer(&mut self) -> Result<(), Error> {
@@ -241,20 +269,13 @@ impl<'a> Tree<'a> {
     }
 
     fn fault(&self, doing: &str, path: &str, err: Errno) -> Error {
-        let full = self.dir.join(path);
         match err {
             Errno::EXIST => {
+                let full = self.dir.join(path);
                 let what = format!("the backup stream holds `{path}` twice, or `{}` existed before", full.display());
                 Error::new(ErrorKind::Corrupt, what).hint("Nothing was overwritten. Unpack into an empty directory.")
             }
-            Errno::LOOP | Errno::XDEV | Errno::NOTDIR => {
-                let what =
-                    format!("the path `{path}` of the backup stream does not stay within `{}`", self.dir.display());
-                Error::new(ErrorKind::Corrupt, what).with_source(io::Error::from(err))
-            }
-            Errno::NOSYS => Error::new(ErrorKind::Unsupported, "this kernel has no openat2, so nothing is unpacked")
-                .hint("Use Linux 5.6 or newer, or let the container's seccomp profile allow openat2."),
-            err => io_error(doing, &full, err.into()),
+            err => beneath::fault(doing, self.dir, path, err),
         }
     }
 }
@@ -274,21 +295,27 @@ impl Sink for Tree<'_> {
             .map_err(|err| self.fault("unable to set the mode of", path, err))?;
         self.made.files += 1;
         self.changed_dirs.insert(parent_of(path).to_owned());
-        self.open.insert(path.to_owned(), File::from(file));
+        self.open.insert(path.to_owned(), Growing::new(File::from(file), path));
         Ok(())
     }
 
-    fn bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), Error> {
-        let not_open = || Error::new(ErrorKind::Internal, format!("`{path}` is not open"));
-        let file = self.open.get_mut(path).ok_or_else(not_open)?;
-        file.write_all(bytes).map_err(|err| io_error("unable to write", &self.dir.join(path), err))?;
+    fn bytes(&mut self, path: &str, bytes: &[u8], zeros: Zeros) -> Result<(), Error> {
+        let file = self.open.get_mut(path).ok_or_else(|| not_open(path))?;
+        file.write(bytes, zeros).map_err(|err| io_error("unable to write", &self.dir.join(path), err))?;
         self.made.bytes += bytes.len() as u64;
         Ok(())
     }
 
+    fn gap(&mut self, path: &str, length: u64) -> Result<(), Error> {
+        self.open.get_mut(path).ok_or_else(|| not_open(path))?.gap(length);
+        self.made.bytes += length;
+        Ok(())
+    }
+
     fn end(&mut self, path: &str) -> Result<(), Error> {
-        let Some(file) = self.open.remove(path) else { return Ok(()) };
-        self.send(ToSync::Ended { path: path.to_owned(), file })
+        let Some(mut file) = self.open.remove(path) else { return Ok(()) };
+        file.settle_length().map_err(|err| io_error("unable to set the length of", &self.dir.join(path), err))?;
+        self.send(ToSync::Ended { path: path.to_owned(), file: file.into_file() })
     }
 
     fn boundary(&mut self, place: &Boundary<'_>) -> Result<(), Error> {
@@ -302,7 +329,10 @@ impl Sink for Tree<'_> {
             bytes: self.made.bytes,
             open: place.open.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect(),
         };
-        let open = self.open.iter().map(|(path, file)| Ok((path.clone(), file.try_clone()?)));
+        let open = self.open.iter_mut().map(|(path, growing)| {
+            growing.settle_length()?;
+            Ok((path.clone(), growing.file().try_clone()?))
+        });
         let open = open.collect::<io::Result<_>>().map_err(|err| io_error("unable to sync files in", self.dir, err))?;
         let dirs = std::mem::take(&mut self.changed_dirs);
         self.send(ToSync::Checkpoint { checkpoint, open, dirs })
@@ -316,23 +346,6 @@ impl Drop for Tree<'_> {
     }
 }
 
-/// The directory that holds `path`.
-fn parent_of(path: &str) -> &str {
-    path.rsplit_once('/').map_or(".", |(parent, _)| parent)
-}
-
-fn open_dir(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    open_beneath(root, path, flags, Mode::empty())
-}
-
-fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    for _ in 1..OPEN_ATTEMPTS_MAX {
-        match rustix::fs::openat2(root, path, flags, mode, resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            opened => return opened,
-        }
-    }
-    rustix::fs::openat2(root, path, flags, mode, resolve)
+fn not_open(path: &str) -> Error {
+    Error::new(ErrorKind::Internal, format!("`{path}` is not open"))
 }

@@ -5,7 +5,7 @@
 
 use crate::domain::chunk::{Chunk, ChunkFacts, Gap, GtidRange};
 use crate::domain::coordinate::Coordinate;
-use crate::domain::gtid::{BinlogState, Gtid};
+use crate::domain::gtid::BinlogState;
 use crate::domain::timeline::Branch;
 use crate::domain::transaction::Transaction;
 use crate::domain::verification::Damage;
@@ -248,24 +248,19 @@ impl<'w> Walk<'w> {
         Break { reached: self.reached.clone(), gap: BinlogGap { after, missing, reason, reachable } }
     }
 
-    /// By server: from the last shipped before the gap to the last written before what is shipped again.
+    /// By stream: from the last shipped before the gap to the last written before what is shipped again.
     fn missing_in(&self, gap: &Gap) -> Vec<GtidRange> {
-        let before: Vec<Gtid> = match &self.previous {
-            Some(previous) => previous.state_after.iter().collect(),
-            None => gap.position_before.iter().collect(),
-        };
-        gap.state_behind.iter().filter_map(|behind| missing_between(&before, behind)).collect()
+        match &self.previous {
+            Some(previous) => GtidRange::between(&previous.state_after, &gap.state_behind),
+            None => GtidRange::between(&gap.position_before.clone().into(), &gap.state_behind),
+        }
     }
 
     fn missing_before(&self, facts: &ChunkFacts) -> Vec<GtidRange> {
         let Some(previous) = &self.previous else { return Vec::new() };
-        let before: Vec<Gtid> = previous.state_after.iter().collect();
-        let firsts = facts.ranges.iter().map(|range| Gtid {
-            domain: range.domain,
-            server_id: range.server_id,
-            sequence: range.first.saturating_sub(1),
-        });
-        firsts.filter_map(|last| missing_between(&before, last)).collect()
+        let up_to_first =
+            |range: &GtidRange| GtidRange::up_to(&previous.state_after, range.stream, range.first.saturating_sub(1));
+        facts.ranges.iter().filter_map(up_to_first).collect()
     }
 }
 
@@ -273,16 +268,6 @@ impl Previous {
     fn of(facts: &ChunkFacts) -> Previous {
         Previous { sha256: facts.sha256.clone(), state_after: facts.state_after.clone() }
     }
-}
-
-fn missing_between(before: &[Gtid], last: Gtid) -> Option<GtidRange> {
-    let known = before.iter().find(|gtid| gtid.domain == last.domain && gtid.server_id == last.server_id)?;
-    (known.sequence < last.sequence).then_some(GtidRange {
-        domain: last.domain,
-        server_id: last.server_id,
-        first: known.sequence.saturating_add(1),
-        last: last.sequence,
-    })
 }
 
 /// The pieces from `begin` to `stop`, proven to be without a hole.

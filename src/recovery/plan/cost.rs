@@ -1,8 +1,4 @@
-//! What a recovery costs: disk, time, and whether the base fits the server's version.
-
-use crate::domain::backup::Backup;
-use crate::recovery::plan::refusal::PlanError;
-use crate::recovery::plan::warning::Warning;
+//! What a recovery costs: disk and time.
 
 /// Head room for the server's own files beside the data: redo log, temporary tables, journal.
 const DISK_MARGIN_BYTES: u64 = 64 * 1024 * 1024;
@@ -48,29 +44,4 @@ pub(super) fn estimate_seconds(rates: &Rates, base_raw_bytes: u64, replay_bytes:
         .saturating_add(seconds(base_raw_bytes, rates.stage_bytes_per_second))
         .saturating_add(seconds(base_raw_bytes, rates.prepare_bytes_per_second))
         .saturating_add(seconds(replay_bytes, rates.replay_bytes_per_second))
-}
-
-/// Refuses a base of another release series: its files are not this server's. A warning for another patch level.
-pub(super) fn check_version(base: &Backup, server_version: &str) -> Result<Option<Warning>, PlanError> {
-    let (Some(taken), Some(runs)) = (numbers(&base.server_version), numbers(server_version)) else {
-        return Ok(None); // One of them was never seen; the datastore's own tool has the last word.
-    };
-    if (taken.0, taken.1) != (runs.0, runs.1) {
-        return Err(PlanError::VersionMismatch {
-            base: base.id,
-            base_version: base.server_version.clone(),
-            server_version: server_version.to_owned(),
-        });
-    }
-    Ok((taken.2 != runs.2).then(|| Warning::PatchLevel {
-        base_version: base.server_version.clone(),
-        server_version: server_version.to_owned(),
-    }))
-}
-
-/// Major, minor and patch of `10.11.19-MariaDB-deb12`.
-fn numbers(version: &str) -> Option<(u32, u32, u32)> {
-    let plain = version.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
-    let mut fields = plain.split('.').map(|field| field.parse::<u32>().ok());
-    Some((fields.next()??, fields.next()??, fields.next().flatten().unwrap_or(0)))
 }

@@ -63,6 +63,6 @@ pub(super) fn count(reader: &Reader<'_>, piece: &Piece, skipped: &BTreeSet<Gtid>
     }
     let transactions = reader.transactions(&piece.chunk)?;
     let held = transactions.iter().filter(|transaction| piece.holds(transaction));
-    let count = held.filter(|transaction| !skipped.contains(&transaction.gtid)).count();
+    let count = held.filter(|transaction| !transaction.gtid.is_some_and(|gtid| skipped.contains(&gtid))).count();
     Ok(u64::try_from(count).unwrap_or(u64::MAX))
 }

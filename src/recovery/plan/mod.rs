@@ -17,6 +17,7 @@ pub(crate) mod refusal;
 mod replay;
 mod skip;
 mod stop;
+pub(crate) mod version;
 mod warning;
 
 #[cfg(test)]
@@ -46,7 +47,7 @@ use crate::domain::id::{InstanceId, TimelineId};
 use crate::domain::recovery::{PlannedTransaction, RecoveryPlan};
 use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::timeline::Timeline;
-use crate::domain::transaction::Transaction;
+use crate::domain::transaction::{MICROSECONDS, Transaction};
 use crate::domain::verification::Damage;
 use crate::error::Error;
 use crate::recovery::transactions::describe;
@@ -78,15 +79,38 @@ pub(crate) struct Facts<'a> {
     pub(crate) source: &'a dyn ChunkSource,
     /// Backups and chunks that a verification has found bad. No plan builds on them.
     pub(crate) damage: &'a Damage,
+    /// How fine the server stamps commits.
+    pub(crate) resolution: Resolution,
     /// Everything the server had committed by then is in the repository; absent when that was never so.
     pub(crate) shipped_as_of: Option<Timestamp>,
-    /// Empty when not known.
+    /// Of the instance's server; empty when not known.
     pub(crate) server_version: &'a str,
+    /// Of the server program that coffer is configured with; empty when not known.
+    pub(crate) program_version: &'a str,
     /// Free space beside the data directory; absent when not known.
     pub(crate) free_disk_bytes: Option<u64>,
     /// What is being done with the instance that a recovery must not disturb.
     pub(crate) busy: Option<&'a str>,
     pub(crate) rates: Rates,
+}
+
+/// How fine a server's stamps of commits are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    Second,
+    Microsecond,
+}
+
+impl Resolution {
+    /// The newest stamp at or before `time`, microseconds since 1970.
+    fn floor(self, time: Timestamp) -> i64 {
+        // Nanoseconds are cut off, before 1970 towards it: nothing was committed then.
+        let instant = time.as_microsecond();
+        match self {
+            Resolution::Second => instant.div_euclid(MICROSECONDS).saturating_mul(MICROSECONDS),
+            Resolution::Microsecond => instant,
+        }
+    }
 }
 
 /// Resolves the target and proves the way to it, or says exactly why there is none.
@@ -103,7 +127,8 @@ pub(crate) fn plan_recovery(facts: &Facts<'_>, target: &RecoveryTarget) -> Resul
     let way = choose_way(facts, &reader, target, &resolved, &following)?;
     let given_up = loss::given_up(facts, &reader, &resolved.lineage, way.stop.place)?;
     let mut warnings = resolved.warnings;
-    warnings.extend(cost::check_version(way.base.backup, facts.server_version)?);
+    let runners = [(version::Runner::Server, facts.server_version), (version::Runner::Program, facts.program_version)];
+    warnings.extend(version::check(way.base.backup, &runners)?);
     warnings.extend(warnings_about(facts, target, &resolved.lineage, &way));
     let plan = assemble(facts, target, &way, following.first, given_up, &warnings);
     match facts.free_disk_bytes {
@@ -164,10 +189,11 @@ fn warnings_about(facts: &Facts<'_>, target: &RecoveryTarget, lineage: &Lineage<
         warnings.push(Warning::BaseDamaged { backup: damaged });
     }
     if let (Point::PointInTime(time), Some(last)) = (&target.point, &replay.last)
-        && last.committed_at == stop::floor_second(*time)
+        && facts.resolution == Resolution::Second
+        && last.committed_at == facts.resolution.floor(*time)
     {
-        let (second, last, what) = (last.committed_at, last.gtid, last.what.clone());
-        warnings.push(Warning::WholeSecond { second, last, what });
+        let (instant, last, what) = (last.committed_at, last.name(), last.what.clone());
+        warnings.push(Warning::WholeSecond { instant, last, what });
     }
     let current = current(facts.timelines).and_then(|current| Lineage::of(facts.timelines, current.id).ok());
     if current.is_some_and(|current| current.place(&way.stop.at).is_none())
@@ -175,7 +201,7 @@ fn warnings_about(facts: &Facts<'_>, target: &RecoveryTarget, lineage: &Lineage<
     {
         warnings.push(Warning::Abandoned { timeline: TimelineName::of(segment.timeline) });
     }
-    let seconds = replay.clock.saturating_sub(way.base.end.clock);
+    let seconds = replay.clock.saturating_sub(way.base.end.clock) / MICROSECONDS;
     if way.base.end.clock > 0 && seconds > REPLAY_SECONDS_NOTED {
         warnings.push(Warning::LongReplay { hours: seconds / 3600 });
     }
@@ -203,6 +229,7 @@ fn assemble(
         target: target.clone(),
         base: base.backup.id,
         base_end: base.end.clone(),
+        base_strategy: base.backup.strategy,
         base_version: base.backup.server_version.clone(),
         base_raw_bytes: raw_bytes,
         base_stored_bytes: base.backup.stored_bytes,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::domain::gtid::Gtid;
+use crate::domain::transaction::MICROSECONDS;
 use crate::recovery::plan::PlanError;
 use crate::recovery::plan::testing::{Catalog, State, fold};
 
@@ -175,12 +176,12 @@ fn random_target(catalog: &Catalog, random: &mut Random) -> Option<(String, Mean
         return Some(("latest".to_owned(), meaning(catalog, current, at)));
     }
     if kind == 1 {
-        let clock = catalog.states.iter().map(|state| state.clock).max().unwrap() + 2;
-        let first = catalog.states.iter().map(|state| state.clock).filter(|clock| *clock > 0).min()?;
+        let clock = catalog.states.iter().map(|state| state.clock / MICROSECONDS).max().unwrap() + 2;
+        let first = catalog.states.iter().map(|state| state.clock / MICROSECONDS).filter(|clock| *clock > 0).min()?;
         let time = first - 1 + i64::try_from(random.below(usize::try_from(clock - first + 2).unwrap())).unwrap();
-        let behind = current.iter().position(|state| catalog.states[*state].clock > time);
+        let behind = current.iter().position(|state| catalog.states[*state].clock > time * MICROSECONDS);
         let at = behind.unwrap_or(current.len()).checked_sub(1)?;
-        return Some((format!("time {}", time - Catalog::clock(0)), meaning(catalog, current, at)));
+        return Some((format!("time {}", time - Catalog::clock(0) / MICROSECONDS), meaning(catalog, current, at)));
     }
     if kind == 2 {
         let index = random.below(catalog.backups.len().max(1));
@@ -250,11 +251,11 @@ fn check(catalog: &Catalog, target: &str, meaning: &Meaning, skip: Option<Gtid>)
     assert_eq!(data, wanted, "{target}");
     assert_eq!(plan.position, fold(&wanted), "{target}");
     assert_eq!(plan.transactions, replayed.len() as u64, "{target}");
-    assert_eq!(plan.last_included.map(|last| last.gtid), replayed.last().copied(), "{target}");
+    assert_eq!(plan.last_included.and_then(|last| last.gtid), replayed.last().copied(), "{target}");
     assert_eq!(plan.stop_clock, state.clock, "{target}");
     let next = meaning.history[meaning.at + 1..].iter().find(|state| catalog.states[**state].gtid.is_some());
     let next = next.filter(|state| !catalog.states[**state].lost).and_then(|state| catalog.states[*state].gtid);
-    assert_eq!(plan.first_excluded.map(|first| first.gtid), next, "{target}");
+    assert_eq!(plan.first_excluded.and_then(|first| first.gtid), next, "{target}");
     let given_up = given_up(catalog, &state.data);
     assert_eq!(plan.given_up_transactions, given_up, "{target}");
     true

@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         for chunk in self.source.holding(&gtid)? {
             // Ranges have holes, so that only the chunk itself tells.
             let transactions = self.transactions(&chunk)?;
-            found.extend(transactions.iter().filter(|transaction| transaction.gtid == gtid).map(|transaction| {
+            found.extend(transactions.iter().filter(|transaction| transaction.gtid == Some(gtid)).map(|transaction| {
                 Located {
                     begins_at: coordinate(&chunk.facts, transaction.begin),
                     ends_at: coordinate(&chunk.facts, transaction.end),

@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use crate::domain::backup::BackupStatus;
 use crate::domain::chunk::GtidRange;
 use crate::domain::coordinate::{BinlogPosition, Coordinate};
-use crate::domain::gtid::Gtid;
+use crate::domain::gtid::{Gtid, GtidStream};
 use crate::domain::id::{BackupId, TimelineId};
 use crate::domain::timeline::Timeline;
+use crate::domain::transaction::MICROSECONDS;
 use crate::error::{Error, ErrorKind};
+use crate::recovery::plan::version::Runner;
 
 /// A refused plan. Holds the facts; `Error::from` makes the message and the hint of them.
 #[derive(Debug)]
@@ -83,6 +85,7 @@ pub(crate) enum PlanError {
         base: BackupId,
         base_version: String,
         server_version: String,
+        runner: Runner,
     },
     DiskShort {
         needed: u64,
@@ -117,7 +120,7 @@ pub(crate) struct ChunkDamage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reachable {
     pub(crate) at: Option<Coordinate>,
-    /// The commit clock there, seconds since 1970; 0 before anything was committed.
+    /// The commit clock there, microseconds since 1970; 0 before anything was committed.
     pub(crate) clock: i64,
 }
 
@@ -262,8 +265,12 @@ impl PlanError {
                 }
                 SkipFault::Ambiguous => format!("{gtid} cannot be left out: it names more than one transaction"),
             },
-            PlanError::VersionMismatch { base, base_version, server_version } => {
-                format!("backup {base} was taken from version {base_version}, the server is {server_version}")
+            PlanError::VersionMismatch { base, base_version, server_version, runner } => {
+                let what = match runner {
+                    Runner::Server => "the server is",
+                    Runner::Program => "the server program that coffer is configured with is",
+                };
+                format!("backup {base} was taken from version {base_version}, {what} {server_version}")
             }
             PlanError::DiskShort { needed, free } => format!(
                 "the recovery needs {needed} bytes free beside the data directory, {free} are free: {} bytes short",
@@ -338,7 +345,9 @@ impl PlanError {
                 "Leave out only transactions between the oldest backup and the target.".to_owned()
             }
             PlanError::VersionMismatch { base_version, .. } => {
-                format!("Install version {base_version}, or choose a target after a backup of the version that runs.")
+                format!(
+                    "Install version {base_version} or a later one of its series, or choose a target after a backup of the version that runs."
+                )
             }
             PlanError::DiskShort { needed, free } => {
                 format!("Free at least {} bytes on that file system.", needed.saturating_sub(*free))
@@ -364,12 +373,9 @@ fn gap_message(gap: &BinlogGap) -> String {
 }
 
 fn range(range: &GtidRange) -> String {
-    let GtidRange { domain, server_id, first, last } = range;
-    if first == last {
-        format!("{domain}-{server_id}-{first}")
-    } else {
-        format!("{domain}-{server_id}-{first}..{last}")
-    }
+    let GtidRange { stream, first, last } = range;
+    let separator = if matches!(stream, GtidStream::Mariadb { .. }) { '-' } else { ':' };
+    if first == last { format!("{stream}{separator}{first}") } else { format!("{stream}{separator}{first}..{last}") }
 }
 
 fn list(timelines: &[TimelineName]) -> String {
@@ -381,14 +387,14 @@ pub(in crate::recovery) fn utc(clock: i64) -> String {
     if clock == 0 {
         return "before the first transaction".to_owned();
     }
-    match Timestamp::from_second(clock) {
+    match Timestamp::from_microsecond(clock) {
         Ok(time) => time.to_string(),
-        Err(_) => format!("{clock} seconds since 1970"),
+        Err(_) => format!("{clock} microseconds since 1970"),
     }
 }
 
 fn whole_seconds(time: Timestamp) -> String {
-    utc(time.as_second())
+    utc(time.as_second().saturating_mul(MICROSECONDS))
 }
 
 impl fmt::Display for TimelineName {

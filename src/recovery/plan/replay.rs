@@ -54,7 +54,7 @@ pub(super) fn sum(reader: &Reader<'_>, base: &Base<'_>, pieces: &[Piece], skips:
     for piece in pieces.iter().rev().filter(|piece| piece.chunk.facts.transactions > 0) {
         let skipped = skipped_in(piece, skips);
         let transactions = reader.transactions(&piece.chunk)?;
-        let comes_back = |t: &&Transaction| piece.holds(t) && !skipped.contains(&t.gtid);
+        let comes_back = |t: &&Transaction| piece.holds(t) && !t.gtid.is_some_and(|gtid| skipped.contains(&gtid));
         if let Some(last) = transactions.iter().rfind(comes_back) {
             replay.last = Some(planned_transaction(piece, last));
             replay.has_xa = transactions.iter().filter(comes_back).any(|t| t.kind == TransactionKind::Xa);
@@ -69,15 +69,10 @@ fn skipped_in(piece: &Piece, skips: &[Skip]) -> BTreeSet<Gtid> {
     skips.iter().filter(within).map(|skip| skip.gtid).collect()
 }
 
-/// The facts say enough: for each domain with a transaction in the chunk, the last one after it is from it.
+/// The facts say enough.
 fn add_whole(replay: &mut Replay, piece: &Piece) {
     let facts = &piece.chunk.facts;
-    for range in &facts.ranges {
-        // Not the whole position: a recovered server's state may name sequence numbers that were given up.
-        if let Some(last) = facts.position_after.last(range.domain) {
-            replay.position.apply(last);
-        }
-    }
+    facts.apply_to(&mut replay.position);
     replay.transactions = replay.transactions.saturating_add(facts.transactions);
     replay.clock = replay.clock.max(facts.clock_after());
 }
@@ -91,27 +86,34 @@ fn add_read(
 ) -> Result<(), PlanError> {
     for transaction in reader.transactions(&piece.chunk)?.iter() {
         if piece.cuts(transaction) {
-            return Err(misaligned(base, piece, transaction.gtid));
+            return Err(misaligned(base, piece, transaction));
         }
         if !piece.holds(transaction) {
             continue;
         }
         replay.clock = replay.clock.max(transaction.committed_at);
-        if skipped.contains(&transaction.gtid) {
-            replay.skipped.push(transaction.gtid);
-        } else {
-            replay.transactions = replay.transactions.saturating_add(1);
-            replay.position.apply(transaction.gtid);
+        match transaction.gtid {
+            Some(gtid) if skipped.contains(&gtid) => {
+                replay.skipped.push(gtid);
+                replay.position.pass_over(gtid);
+                continue;
+            }
+            Some(gtid) => replay.position.apply(gtid),
+            None => {}
         }
+        replay.transactions = replay.transactions.saturating_add(1);
     }
     Ok(())
 }
 
-fn misaligned(base: &Base<'_>, piece: &Piece, gtid: Gtid) -> PlanError {
+fn misaligned(base: &Base<'_>, piece: &Piece, transaction: &Transaction) -> PlanError {
     if piece.begins_at() == base.place {
         return PlanError::BaseNotUsable { backup: base.backup.id, why: BaseFault::Misaligned };
     }
-    let message = format!("{} of chunk `{}` lies inside transaction {gtid}", piece.to, piece.chunk.key);
+    let message = format!(
+        "{} of chunk `{}` lies inside the transaction {}..{}",
+        piece.to, piece.chunk.key, transaction.begin, transaction.end
+    );
     Error::new(ErrorKind::Corrupt, message).hint("Rebuild the catalog from the repository.").into()
 }
 

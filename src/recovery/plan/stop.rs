@@ -167,25 +167,25 @@ fn resolve_time<'a>(
     if time > facts.now {
         return Err(PlanError::TargetInFuture { target: time, now: facts.now });
     }
-    // MariaDB stamps whole seconds: a transaction stamped with this very second counts as at or before it.
-    let second = floor_second(time);
+    // A server that stamps whole seconds: a transaction stamped with this very second counts as at or before it.
+    let instant = facts.resolution.floor(time);
     let bases = base::in_lineage(facts, &lineage);
-    let Some(begin) = bases.iter().find(|base| base.end.clock <= second) else {
-        let fits = |base: &Base<'_>| base.end.clock <= second;
+    let Some(begin) = bases.iter().find(|base| base.end.clock <= instant) else {
+        let fits = |base: &Base<'_>| base.end.clock <= instant;
         return Err(base::no_good_one(facts, &lineage, target.point.to_string(), fits));
     };
     let mut warnings = Vec::new();
-    let stop = walk_to_second(facts, reader, &lineage, begin, second, target, &mut warnings)?;
-    warnings.extend(parent_went_on(facts, reader, &stop, second)?);
+    let stop = walk_to(facts, reader, &lineage, begin, instant, target, &mut warnings)?;
+    warnings.extend(parent_went_on(facts, reader, &stop, instant)?);
     Ok(Resolved { lineage, stop, base: None, warnings })
 }
 
-fn walk_to_second(
+fn walk_to(
     facts: &Facts<'_>,
     reader: &Reader<'_>,
     lineage: &Lineage<'_>,
     begin: &Base<'_>,
-    second: i64,
+    instant: i64,
     target: &RecoveryTarget,
     warnings: &mut Vec<Warning>,
 ) -> Result<Stop, PlanError> {
@@ -193,12 +193,12 @@ fn walk_to_second(
     let mut segment = begin.place.segment;
     // Whether a transaction of the segment that the walk is in comes back.
     let mut begun = true;
-    // A hole right behind transactions of this very second, if it turns out that nothing of the second lies behind it.
+    // A hole right behind transactions of this very instant, if it turns out that nothing of the instant lies behind it.
     let mut hole: Option<Break> = None;
     let reached = loop {
         let piece = match walk.step()? {
             None => break hole.as_ref().map_or_else(|| walk.reached().clone(), |hole| hole.reached.clone()),
-            Some(Step::Break(found)) if second > found.reached.clock => return Err(hole.unwrap_or(found).into()),
+            Some(Step::Break(found)) if instant > found.reached.clock => return Err(hole.unwrap_or(found).into()),
             Some(Step::Break(found)) => {
                 hole.get_or_insert(found);
                 continue;
@@ -207,23 +207,23 @@ fn walk_to_second(
         };
         begun &= piece.segment == segment;
         segment = piece.segment;
-        if reader.is_damaged(&piece.chunk) && piece.chunk.facts.first_commit.is_some_and(|first| first > second) {
+        if reader.is_damaged(&piece.chunk) && piece.chunk.facts.first_commit.is_some_and(|first| first > instant) {
             // It cannot be read, and nothing of it comes back.
             let Some(hole) = hole else { return Ok(excluded_at(lineage, &piece, piece.from, begun)) };
-            warnings.push(Warning::GapFollows { second });
+            warnings.push(Warning::GapFollows { instant });
             return here(&hole.reached).ok_or_else(|| hole.into());
         }
         // Facts first: a chunk is read only where the cut is, and behind a hole.
-        let excluded = match piece.chunk.facts.clock_after() > second {
-            true => reader.first(&piece, |transaction| transaction.committed_at > second)?,
+        let excluded = match piece.chunk.facts.clock_after() > instant {
+            true => reader.first(&piece, |transaction| transaction.committed_at > instant)?,
             false => None,
         };
         if excluded.is_some() || hole.is_some() {
-            let included = reader.first(&piece, |transaction| transaction.committed_at <= second)?.is_some();
+            let included = reader.first(&piece, |transaction| transaction.committed_at <= instant)?.is_some();
             match (hole, excluded) {
                 (Some(hole), _) if included => return Err(hole.into()),
                 (Some(hole), Some(_)) => {
-                    warnings.push(Warning::GapFollows { second });
+                    warnings.push(Warning::GapFollows { instant });
                     return here(&hole.reached).ok_or_else(|| hole.into());
                 }
                 (None, Some(excluded)) => {
@@ -235,18 +235,18 @@ fn walk_to_second(
         begun |= piece.chunk.facts.transactions > 0;
     };
     if hole.is_some() {
-        warnings.push(Warning::GapFollows { second });
+        warnings.push(Warning::GapFollows { instant });
     }
     let stop = here(&reached).unwrap_or_else(|| Stop { place: begin.place, at: begin.end.at.clone() });
     let is_current = lineage.tip().map(|tip| tip.id) == current(facts.timelines).map(|timeline| timeline.id);
-    // Only a look in a later second proves that nothing more was committed in this one.
-    let looked_after = facts.shipped_as_of.is_some_and(|looked| floor_second(looked) > second);
+    // Only a look at a later instant (in whole seconds: in a later second) proves that nothing more was committed in this one.
+    let looked_after = facts.shipped_as_of.is_some_and(|looked| facts.resolution.floor(looked) > instant);
     if is_current && !looked_after && warnings.is_empty() {
-        if second > reached.clock {
+        if instant > reached.clock {
             let reachable = Reachable { at: reached.at.clone(), clock: reached.clock };
             return Err(PlanError::NotShippedYet { target: target.point.to_string(), reachable });
         }
-        warnings.push(Warning::SecondStillOpen { second });
+        warnings.push(Warning::InstantStillOpen { instant });
     }
     Ok(stop)
 }
@@ -267,7 +267,7 @@ fn parent_went_on(
     facts: &Facts<'_>,
     reader: &Reader<'_>,
     stop: &Stop,
-    second: i64,
+    instant: i64,
 ) -> Result<Option<Warning>, PlanError> {
     if stop.place.segment == 0 || stop.place != Place::begin_of(stop.place.segment) {
         return Ok(None);
@@ -275,7 +275,7 @@ fn parent_went_on(
     let parent = Lineage::of(facts.timelines, stop.at.timeline)?;
     let Some(place) = parent.place(&stop.at) else { return Ok(None) };
     let next = following(facts, reader, &parent, &Stop { place, at: stop.at.clone() })?.first;
-    let went_on = next.is_some_and(|next| next.committed_at <= second);
+    let went_on = next.is_some_and(|next| next.committed_at <= instant);
     let timeline = parent.tip().filter(|_| went_on).map(TimelineName::of);
     Ok(timeline.map(|timeline| Warning::ParentWentOn { timeline }))
 }
@@ -297,11 +297,6 @@ fn resolve_latest<'a>(
     }
     let stop = here(walk.reached()).unwrap_or_else(|| Stop { place: begin.place, at: begin.end.at.clone() });
     Ok(Resolved { lineage, stop, base: None, warnings: Vec::new() })
-}
-
-pub(super) fn floor_second(time: Timestamp) -> i64 {
-    let second = time.as_second();
-    if time.subsec_nanosecond() < 0 { second.saturating_sub(1) } else { second }
 }
 
 /// What comes after a stop.

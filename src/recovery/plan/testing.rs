@@ -17,18 +17,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use crate::domain::backup::Strategy;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::chunk::{Chunk, ChunkFacts, Gap, GtidRange};
 use crate::domain::coordinate::Coordinate;
-use crate::domain::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::domain::datastore::Datastore;
+use crate::domain::gtid::{BinlogState, Gtid, GtidPosition, GtidStream, MariadbGtid};
 use crate::domain::id::{BackupId, InstanceId, TimelineId};
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::{Point, RecoveryTarget};
 use crate::domain::timeline::{Branch, Origin, Timeline};
-use crate::domain::transaction::{Transaction, TransactionKind};
+use crate::domain::transaction::{MICROSECONDS, Transaction, TransactionKind};
 use crate::domain::verification::{BadObject, Damage, ObjectPlace};
 use crate::error::Error;
-use crate::recovery::plan::{ChunkSource, Facts, PlanError, Rates, plan_recovery};
+use crate::recovery::plan::{ChunkSource, Facts, PlanError, Rates, Resolution, plan_recovery};
 
 pub(in crate::recovery) const HEADER_BYTES: u64 = 256;
 pub(in crate::recovery) const TRANSACTION_BYTES: u64 = 100;
@@ -63,6 +65,7 @@ pub(in crate::recovery) struct Catalog {
     pub(in crate::recovery) now: i64,
     pub(in crate::recovery) shipped_as_of: Option<i64>,
     pub(in crate::recovery) server_version: String,
+    pub(in crate::recovery) program_version: String,
     pub(in crate::recovery) free_disk_bytes: Option<u64>,
     pub(in crate::recovery) busy: Option<String>,
     pub(in crate::recovery) bad: Vec<BadObject>,
@@ -89,7 +92,7 @@ struct Writer {
 
 impl Catalog {
     pub(in crate::recovery) fn clock(seconds: i64) -> i64 {
-        EPOCH + seconds
+        (EPOCH + seconds) * MICROSECONDS
     }
 
     pub(in crate::recovery) fn parse(text: &str) -> Catalog {
@@ -105,6 +108,7 @@ impl Catalog {
             now: EPOCH + 1_000_000,
             shipped_as_of: Some(EPOCH + 1_000_000),
             server_version: "10.11.19-MariaDB".to_owned(),
+            program_version: String::new(),
             free_disk_bytes: None,
             busy: None,
             bad: Vec::new(),
@@ -124,6 +128,7 @@ impl Catalog {
                     catalog.shipped_as_of = seconds.parse::<i64>().ok().map(|seconds| EPOCH + seconds);
                 }
                 ["server", version] => catalog.server_version = (*version).to_owned(),
+                ["program", version] => catalog.program_version = (*version).to_owned(),
                 ["free", bytes] => catalog.free_disk_bytes = Some(bytes.parse().unwrap()),
                 ["bad", "backup", name] => catalog.spoil_backup(name),
                 ["bad", "chunk", "with", gtid] => catalog.spoil_chunk(gtid),
@@ -144,7 +149,8 @@ impl Catalog {
     fn spoil_chunk(&mut self, gtid: &str) {
         self.end_chunk();
         let gtid = parse_gtid(gtid);
-        let holds = |chunk: &&Chunk| self.transactions[&chunk.key].iter().any(|transaction| transaction.gtid == gtid);
+        let holds =
+            |chunk: &&Chunk| self.transactions[&chunk.key].iter().any(|transaction| transaction.gtid == Some(gtid));
         let chunk = self.chunks.iter().rfind(holds).unwrap().clone();
         let (timeline, ordinal, end) = (chunk.facts.timeline, chunk.facts.ordinal, chunk.facts.end);
         self.spoil(chunk.key, ObjectPlace::Chunk { timeline, ordinal, end });
@@ -251,7 +257,7 @@ impl Catalog {
         let is_xa = item.ends_with('x');
         let (gtid, seconds) = item.trim_end_matches(['!', 'x']).split_once('@').unwrap();
         let gtid = parse_gtid(gtid);
-        let clock = EPOCH + seconds.parse::<i64>().unwrap();
+        let clock = Catalog::clock(seconds.parse().unwrap());
         let begin = self.writer.offset;
         let end = begin + TRANSACTION_BYTES;
         self.writer.offset = end;
@@ -270,7 +276,7 @@ impl Catalog {
         }
         let table = if destructive { "orders" } else { "items" };
         self.writer.open.push(Transaction {
-            gtid,
+            gtid: Some(gtid),
             begin,
             end,
             stamped_at: clock,
@@ -337,15 +343,15 @@ impl Catalog {
             follows: previous.map(|chunk| chunk.facts.sha256.clone()),
             gap_before,
             transactions: transactions.len() as u64,
-            first_gtid: transactions.first().map(|transaction| transaction.gtid),
-            last_gtid: transactions.last().map(|transaction| transaction.gtid),
+            first_gtid: transactions.first().and_then(|transaction| transaction.gtid),
+            last_gtid: transactions.last().and_then(|transaction| transaction.gtid),
             ranges: ranges(&transactions),
             position_after: self.writer.state.position(),
             state_after: self.writer.state.clone(),
             clock_before: self.writer.chunk_clock,
             first_commit: transactions.first().map(|transaction| transaction.committed_at),
             last_commit: transactions.last().map(|transaction| transaction.committed_at),
-            observed_at: Timestamp::from_second(self.writer.clock).unwrap(),
+            observed_at: Timestamp::from_microsecond(self.writer.clock).unwrap(),
         };
         self.writer.last_shipped = Some(facts.ends_at());
         self.writer.chunk_begin = end;
@@ -358,8 +364,8 @@ impl Catalog {
     fn state_before(&self, open: &[Transaction]) -> BinlogState {
         let mut state = self.writer.state.clone();
         for transaction in open.iter().rev() {
-            let Gtid { domain, server_id, sequence } = transaction.gtid;
-            state.apply(Gtid { domain, server_id, sequence: sequence - 1 });
+            let Some(Gtid::Mariadb(gtid)) = transaction.gtid else { continue };
+            state.apply(Gtid::Mariadb(MariadbGtid { sequence: gtid.sequence - 1, ..gtid }));
         }
         state
     }
@@ -381,15 +387,16 @@ impl Catalog {
             description: String::new(),
             status: BackupStatus::Completed,
             fault: None,
-            datastore: "mariadb".to_owned(),
+            datastore: Datastore::Mariadb,
+            strategy: Strategy::Mariabackup,
             server_version: "10.11.19-MariaDB".to_owned(),
             raw_bytes: 1000,
             stored_bytes: 500,
             location: None,
             checksum: None,
             end: Some(BackupEnd { at: held.at.clone(), position: fold(&held.data), clock: held.clock }),
-            created_at: Timestamp::from_second(held.clock).unwrap(),
-            updated_at: Timestamp::from_second(held.clock).unwrap(),
+            created_at: Timestamp::from_microsecond(held.clock).unwrap(),
+            updated_at: Timestamp::from_microsecond(held.clock).unwrap(),
         };
         for word in rest {
             match *word {
@@ -450,8 +457,10 @@ impl Catalog {
                 backups: &self.backups,
                 source: self,
                 damage: &self.damage,
+                resolution: Resolution::Second,
                 shipped_as_of: self.shipped_as_of.map(seconds),
                 server_version: &self.server_version,
+                program_version: &self.program_version,
                 free_disk_bytes: self.free_disk_bytes,
                 busy: self.busy.as_deref(),
                 rates: Rates::default(),
@@ -465,8 +474,9 @@ impl Catalog {
         let skipped: BTreeSet<Gtid> = plan.skipped.iter().copied().collect();
         let mut replayed = Vec::new();
         for piece in &plan.chunks {
-            let within = |t: &&Transaction| t.begin >= piece.from && t.end <= piece.to && !skipped.contains(&t.gtid);
-            replayed.extend(self.transactions[&piece.key].iter().filter(within).map(|t| t.gtid));
+            let within =
+                |t: &&Transaction| t.begin >= piece.from && t.end <= piece.to && !skipped.contains(&t.gtid.unwrap());
+            replayed.extend(self.transactions[&piece.key].iter().filter(within).filter_map(|t| t.gtid));
         }
         replayed
     }
@@ -475,7 +485,7 @@ impl Catalog {
         let name = |id: String| self.names.get(&id).cloned().unwrap_or(id);
         let replayed: Vec<String> = self.replayed(plan).iter().map(short).collect();
         let gtid = |t: &Option<crate::domain::recovery::PlannedTransaction>| {
-            t.as_ref().map_or_else(|| "none".to_owned(), |t| short(&t.gtid))
+            t.as_ref().map_or_else(|| "none".to_owned(), |t| short(&t.gtid.unwrap()))
         };
         format!(
             "{} + {}; stop {} {} +{}; last {}, next {}; gives up {}",
@@ -483,7 +493,7 @@ impl Catalog {
             if replayed.is_empty() { "nothing".to_owned() } else { replayed.join(" ") },
             name(plan.stop.timeline.to_string()),
             plan.stop,
-            plan.stop_clock - EPOCH,
+            plan.stop_clock / MICROSECONDS - EPOCH,
             gtid(&plan.last_included),
             gtid(&plan.first_excluded),
             plan.given_up_transactions,
@@ -526,10 +536,7 @@ impl ChunkSource for Catalog {
     }
 
     fn holding(&self, gtid: &Gtid) -> Result<Vec<Chunk>, Error> {
-        let holds = |range: &GtidRange| {
-            (range.domain, range.server_id) == (gtid.domain, gtid.server_id)
-                && (range.first..=range.last).contains(&gtid.sequence)
-        };
+        let holds = |range: &GtidRange| range.holds(gtid);
         Ok(self.chunks.iter().filter(|chunk| chunk.facts.ranges.iter().any(holds)).cloned().collect())
     }
 }
@@ -540,7 +547,7 @@ fn parse_gtid(text: &str) -> Gtid {
 }
 
 fn short(gtid: &Gtid) -> String {
-    if (gtid.domain, gtid.server_id) == (0, 1) { gtid.sequence.to_string() } else { gtid.to_string() }
+    if gtid.stream().to_string() == "0-1" { gtid.number().to_string() } else { gtid.to_string() }
 }
 
 /// The position that a server has reached which holds exactly this.
@@ -553,11 +560,11 @@ pub(in crate::recovery) fn fold(data: &[Gtid]) -> GtidPosition {
 }
 
 fn ranges(transactions: &[Transaction]) -> Vec<GtidRange> {
-    let mut ranges: BTreeMap<(u32, u32), (u64, u64)> = BTreeMap::new();
-    for Transaction { gtid, .. } in transactions {
-        let range = ranges.entry((gtid.domain, gtid.server_id)).or_insert((gtid.sequence, gtid.sequence));
-        range.1 = gtid.sequence;
+    let mut ranges: BTreeMap<GtidStream, (u64, u64)> = BTreeMap::new();
+    for gtid in transactions.iter().filter_map(|transaction| transaction.gtid) {
+        let range = ranges.entry(gtid.stream()).or_insert((gtid.number(), gtid.number()));
+        range.1 = gtid.number();
     }
-    let range = |((domain, server_id), (first, last))| GtidRange { domain, server_id, first, last };
+    let range = |(stream, (first, last))| GtidRange { stream, first, last };
     ranges.into_iter().map(range).collect()
 }

@@ -335,6 +335,11 @@ fn a_server_of_another_series_a_short_disk_and_a_busy_instance_are_refused() {
         "latest",
         "refused: backup full-1 was taken from version 10.11.19-MariaDB, the server is 11.4.2-MariaDB",
     );
+    check(
+        &format!("{PLAIN}\nprogram 11.8.6"),
+        "latest",
+        "refused: backup full-1 was taken from version 10.11.19-MariaDB, the server program that coffer is configured with is 11.8.6",
+    );
     let needed = 1000 + 100 + 2 * (800 - 456 + 456) + 64 * 1024 * 1024;
     check(
         &format!("{PLAIN}\nfree {}", needed - 1),

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::domain::gtid::Gtid;
 use crate::domain::id::BackupId;
 use crate::recovery::plan::refusal::{TimelineName, utc};
 
@@ -10,17 +9,17 @@ use crate::recovery::plan::refusal::{TimelineName, utc};
 pub(super) enum Warning {
     /// The target's second holds transactions: all of them come back.
     WholeSecond {
-        second: i64,
-        last: Gtid,
+        instant: i64,
+        last: String,
         what: String,
     },
-    /// The server may have committed more in the target's second, which is not in the repository.
-    SecondStillOpen {
-        second: i64,
+    /// The server may have committed more at the target's instant, which is not in the repository.
+    InstantStillOpen {
+        instant: i64,
     },
     /// Binlog right behind the stop was never shipped.
     GapFollows {
-        second: i64,
+        instant: i64,
     },
     /// The target lies where the parent timeline went on and was given up.
     ParentWentOn {
@@ -54,20 +53,20 @@ pub(super) enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Warning::WholeSecond { second, last, what } => write!(
+            Warning::WholeSecond { instant, last, what } => write!(
                 f,
                 "commit times are whole seconds: all transactions of {} come back, the last is {last} ({what}); \
                  to cut within the second, name a transaction",
-                utc(*second)
+                utc(*instant)
             ),
-            Warning::SecondStillOpen { second } => {
-                write!(f, "the server may have committed more at {} than has reached the repository", utc(*second))
+            Warning::InstantStillOpen { instant } => {
+                write!(f, "the server may have committed more at {} than has reached the repository", utc(*instant))
             }
-            Warning::GapFollows { second } => {
+            Warning::GapFollows { instant } => {
                 write!(
                     f,
                     "binlog right after the stop was never shipped; it may hold more transactions of {}",
-                    utc(*second)
+                    utc(*instant)
                 )
             }
             Warning::ParentWentOn { timeline } => write!(

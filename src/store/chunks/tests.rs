@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::{self, Stopwatch};
 use crate::domain::chunk::{ChunkFacts, Gap};
-use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid::{BinlogState, GtidPosition, GtidStream, MariadbGtid};
 use crate::store::Store;
 use crate::testing::TempDir;
 
@@ -15,7 +15,7 @@ fn chunk(instance: InstanceId, timeline: TimelineId, n: u64) -> Chunk {
     let ordinal = u32::try_from(n / CHUNKS_PER_FILE).unwrap() + 1;
     let begin = n % CHUNKS_PER_FILE * CHUNK_BYTES;
     let (first, last) = (n * 10 + 1, n * 10 + 10);
-    let gtid = |sequence| Gtid { domain: 0, server_id: 1, sequence };
+    let gtid = |sequence| Gtid::Mariadb(MariadbGtid { domain: 0, server_id: 1, sequence });
     let mut position_after = GtidPosition::default();
     position_after.apply(gtid(last));
     let mut state_after = BinlogState::default();
@@ -35,7 +35,7 @@ fn chunk(instance: InstanceId, timeline: TimelineId, n: u64) -> Chunk {
             transactions: 10,
             first_gtid: Some(gtid(first)),
             last_gtid: Some(gtid(last)),
-            ranges: vec![GtidRange { domain: 0, server_id: 1, first, last }],
+            ranges: vec![GtidRange { stream: GtidStream::Mariadb { domain: 0, server_id: 1 }, first, last }],
             position_after,
             state_after,
             clock_before: seconds(first) - 1,
@@ -152,8 +152,7 @@ fn every_gtid_leads_to_its_chunks_whatever_the_widths_of_the_ranges() {
                 chunk.facts.ranges = ranges
                     .iter()
                     .map(|(server_id, first, last)| GtidRange {
-                        domain: 0,
-                        server_id: *server_id,
+                        stream: GtidStream::Mariadb { domain: 0, server_id: *server_id },
                         first: *first,
                         last: *last,
                     })
@@ -165,7 +164,7 @@ fn every_gtid_leads_to_its_chunks_whatever_the_widths_of_the_ranges() {
         .unwrap();
     for server_id in 0..5 {
         for sequence in [0, 1, 2, 3, 7, 499, 500, 999, 1000, 1001, 1500, 1501, 1 << 40, u64::MAX - 2, u64::MAX] {
-            let gtid = Gtid { domain: 0, server_id, sequence };
+            let gtid = Gtid::Mariadb(MariadbGtid { domain: 0, server_id, sequence });
             let expected: Vec<String> = (0..)
                 .zip(ranges)
                 .filter(|(_, ranges)| {
@@ -179,7 +178,7 @@ fn every_gtid_leads_to_its_chunks_whatever_the_widths_of_the_ranges() {
             assert_eq!(keys(&found), expected, "{gtid}");
         }
     }
-    let elsewhere = Gtid { domain: 1, server_id: 1, sequence: 1 };
+    let elsewhere = Gtid::Mariadb(MariadbGtid { domain: 1, server_id: 1, sequence: 1 });
     assert_eq!(bench.read(|db| db.chunks_holding_gtid(bench.instance, &elsewhere)), []);
 }
 
@@ -229,7 +228,7 @@ fn every_query_finds_its_own_among_a_hundred_thousand_chunks() {
             assert_eq!(db.chunks_from(timeline, ordinal, 500, 10)?.len(), 10);
             assert!(db.chunk_before(timeline, ordinal, 5000)?.is_some());
             assert!(db.last_chunk(timeline)?.is_some());
-            let gtid = Gtid { domain: 0, server_id: 1, sequence: n * 10 + 5 };
+            let gtid = Gtid::Mariadb(MariadbGtid { domain: 0, server_id: 1, sequence: n * 10 + 5 });
             assert_eq!(db.chunks_holding_gtid(instance, &gtid)?.len(), 1);
             assert_eq!(db.chunk_totals(instance)?.chunks, 100_000);
             assert_eq!(db.gaps(instance)?.len(), 0);

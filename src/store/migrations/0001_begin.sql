@@ -35,6 +35,7 @@ CREATE TABLE backups (
     status TEXT NOT NULL,
     fault TEXT,
     datastore TEXT NOT NULL,
+    strategy TEXT NOT NULL,
     server_version TEXT NOT NULL,
     raw_bytes INTEGER NOT NULL,
     stored_bytes INTEGER NOT NULL,
@@ -90,18 +91,18 @@ CREATE UNIQUE INDEX chunks_by_place ON chunks (timeline, ordinal, end_position);
 CREATE INDEX chunks_by_commit ON chunks (timeline, last_commit, ordinal, end_position) WHERE last_commit IS NOT NULL;
 CREATE INDEX chunks_with_gap ON chunks (instance, sequence) WHERE has_gap = 1;
 
--- Which chunk holds a GTID. `width` is the number of bits of `last - first`: among ranges of one width those that can
+-- Which chunk holds a GTID. `stream` is whose counter it is from: `0-11` (MariaDB's domain and server), `uuid[:tag]`
+-- (MySQL's server). `width` is the number of bits of `last - first`: among ranges of one width those that can
 -- hold a sequence number begin at most 2^width below it, so a look-up is one short index range per width, whatever the
 -- ranges and however many there are.
 CREATE TABLE chunk_ranges (
     instance TEXT NOT NULL,
-    domain INTEGER NOT NULL,
-    server_id INTEGER NOT NULL,
+    stream TEXT NOT NULL,
     width INTEGER NOT NULL,
     first INTEGER NOT NULL,
     chunk INTEGER NOT NULL,
     last INTEGER NOT NULL,
-    PRIMARY KEY (instance, domain, server_id, width, first, chunk)
+    PRIMARY KEY (instance, stream, width, first, chunk)
 ) STRICT, WITHOUT ROWID;
 
 -- Sums kept with each insert: counting a million rows for a status page would take longer than the page may.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::api::Api;
 use super::bed::{Bed, free_port, kill};
+use super::cell::Cell;
 use super::wait_for;
 
 /// The binary under test.
@@ -47,6 +48,11 @@ impl Appliance {
         Appliance::start_in(Bed::new(name), "")
     }
 
+    /// A fresh appliance in a bed of its own on a cell of the matrix.
+    pub(crate) fn start_with(cell: Cell, name: &str) -> Appliance {
+        Appliance::start_in(Bed::on(cell, name), "")
+    }
+
     /// A fresh appliance; `more` stands at the end of its configuration.
     pub(crate) fn start_in(bed: Bed, more: &str) -> Appliance {
         Appliance::start_at(bed, more, None)
@@ -65,8 +71,9 @@ impl Appliance {
         let repository = bed.path("repository");
         let config = bed.path("coffer.toml");
         let text = format!(
-            "state_dir = \"{}\"\nrepository_url = \"{url}\"\n\n[http]\nlisten = \"127.0.0.1:{port}\"\n{more}",
+            "state_dir = \"{}\"\nrepository_url = \"{url}\"\n{}\n[http]\nlisten = \"127.0.0.1:{port}\"\n{more}",
             state_dir.display(),
+            bed.cell().configuration(),
         );
         fs::write(&config, text).unwrap();
         let log = bed.path("coffer.log");

@@ -9,23 +9,39 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::cell::{Cell, Datastore};
 use super::wait_for;
 
 /// Where one test keeps everything. Dropping it ends, by pid, every process that names the directory in its arguments.
 #[derive(Debug)]
 pub(crate) struct Bed {
     dir: PathBuf,
+    cell: Cell,
 }
 
 impl Bed {
+    /// For a test that names no cell.
     pub(crate) fn new(name: &str) -> Bed {
+        Bed::on(Cell::of_this_run(), name)
+    }
+
+    pub(crate) fn on(cell: Cell, name: &str) -> Bed {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Short, because the path of a Unix socket has 107 bytes; open to all, because the server runs as `mysql`.
         let dir = base().join(format!("coffer-it-{}-{number}-{name}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        Bed { dir }
+        Bed { dir, cell }
+    }
+
+    pub(crate) fn cell(&self) -> Cell {
+        self.cell
+    }
+
+    /// What its servers are.
+    pub(crate) fn datastore(&self) -> Datastore {
+        self.cell.datastore
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -46,6 +62,11 @@ impl Bed {
                 line.contains(&needle) && line.contains(part)
             })
             .collect()
+    }
+
+    /// The servers that run on it.
+    pub(crate) fn servers(&self) -> Vec<i32> {
+        self.processes(self.datastore().server())
     }
 
     /// Small file systems that a test mounted below its directory.

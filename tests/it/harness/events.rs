@@ -1,19 +1,21 @@
-//! Where each transaction stands in the binlog files, as MariaDB's own `mariadb-binlog` tells it: the judge of positions
-//! and commit times, independent of the reader under test.
+//! Where each transaction stands in the binlog files, as the server's own `mariadb-binlog` or `mysqlbinlog` tells it: the
+//! judge of positions and commit times, independent of the reader under test.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::bed::Bed;
 use super::server;
 
 /// A transaction's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed {
+    /// `FILE:END` on a server without GTIDs.
     pub(crate) gtid: String,
     pub(crate) file: String,
     pub(crate) begin: u64,
     pub(crate) end: u64,
-    /// Seconds since 1970 in its GTID event.
+    /// The commit time in its GTID event, microseconds since 1970; MariaDB's are whole seconds.
     pub(crate) stamp: i64,
     /// The greatest stamp up to here: the commit time by which targets are resolved.
     pub(crate) committed_at: i64,
@@ -25,13 +27,13 @@ impl Placed {
     }
 }
 
-/// Reads binlog files, which follow each other, through `mariadb-binlog`.
-pub(crate) fn place_transactions(files: &[PathBuf], scratch: &Path) -> Vec<Placed> {
+/// Reads binlog files of a server on `bed`, which follow each other.
+pub(crate) fn place_transactions(files: &[PathBuf], bed: &Bed) -> Vec<Placed> {
     let mut placed: Vec<Placed> = Vec::new();
     let mut clock = 0;
     for file in files {
-        let text = scratch.join("binlog.txt");
-        server::dump_binlogs(std::slice::from_ref(file), &["--base64-output=decode-rows"], &text);
+        let text = bed.path("binlog.txt");
+        server::dump_binlogs(bed.datastore(), std::slice::from_ref(file), &["--base64-output=decode-rows"], &text);
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         read(&String::from_utf8_lossy(&fs::read(&text).unwrap()), &name, &mut clock, &mut placed);
     }
@@ -39,6 +41,7 @@ pub(crate) fn place_transactions(files: &[PathBuf], scratch: &Path) -> Vec<Place
 }
 
 fn read(text: &str, file: &str, clock: &mut i64, placed: &mut Vec<Placed>) {
+    const OUTSIDE: [&str; 6] = ["Rotate", "Stop", "Binlog checkpoint", "Gtid list", "Start:", "Previous-GTIDs"];
     let mut at = 0;
     let mut end = 0;
     let mut open = false;
@@ -47,14 +50,22 @@ fn read(text: &str, file: &str, clock: &mut i64, placed: &mut Vec<Placed>) {
             at = place;
             continue;
         }
+        // MySQL's GTID comes in a statement behind the event's line.
+        if let Some(gtid) = line.strip_prefix("SET @@SESSION.GTID_NEXT= '").and_then(|rest| rest.split('\'').next())
+            && open
+            && gtid.contains(':')
+        {
+            placed.last_mut().unwrap().gtid = gtid.to_owned();
+            continue;
+        }
         let Some((stamp, event_end, what)) = header(line) else { continue };
-        if ["Rotate", "Stop", "Binlog checkpoint", "Gtid list", "Start:"].iter().any(|word| what.starts_with(word)) {
+        if OUTSIDE.iter().any(|word| what.starts_with(word)) {
             close(&mut open, placed, at);
-        } else if let Some(gtid) = what.strip_prefix("GTID ").and_then(|rest| rest.split_whitespace().next()) {
+        } else if let Some((gtid, stamp)) = begin_of_transaction(what, stamp) {
             close(&mut open, placed, at);
             *clock = stamp.max(*clock);
-            let gtid = gtid.to_owned();
-            placed.push(Placed { gtid, file: file.to_owned(), begin: at, end: 0, stamp, committed_at: *clock });
+            let (gtid, file) = (gtid.to_owned(), file.to_owned());
+            placed.push(Placed { gtid, file, begin: at, end: 0, stamp, committed_at: *clock });
             open = true;
         }
         end = event_end;
@@ -62,9 +73,23 @@ fn read(text: &str, file: &str, clock: &mut i64, placed: &mut Vec<Placed>) {
     close(&mut open, placed, end);
 }
 
+/// GTID (empty where it stands elsewhere or nowhere) and commit time of a transaction whose first event this is.
+fn begin_of_transaction(what: &str, stamp: i64) -> Option<(&str, i64)> {
+    if let Some(rest) = what.strip_prefix("GTID ") {
+        return Some((rest.split_whitespace().next()?, stamp * 1_000_000));
+    }
+    let rest = what.strip_prefix("GTID\t").or_else(|| what.strip_prefix("Anonymous_GTID\t"))?;
+    let field = |name: &str| rest.split('\t').find_map(|field| field.strip_prefix(name)?.trim().parse::<i64>().ok());
+    Some(("", field("immediate_commit_timestamp=")?))
+}
+
 fn close(open: &mut bool, placed: &mut [Placed], end: u64) {
     if std::mem::take(open) {
-        placed.last_mut().unwrap().end = end;
+        let last = placed.last_mut().unwrap();
+        last.end = end;
+        if last.gtid.is_empty() {
+            last.gtid = format!("{}:{end}", last.file);
+        }
     }
 }
 

@@ -56,7 +56,8 @@ pub(crate) struct History {
 
 #[derive(Debug, Default)]
 struct Line {
-    /// The line it branches off, and the last sequence number of it that is in its past.
+    /// The line it branches off, and the last of that line's sequence numbers that is in its past. Its own may begin
+    /// anew: a MySQL server has another UUID after a recovery.
     parent: Option<(usize, u64)>,
     committed: BTreeMap<u64, Committed>,
 }
@@ -92,7 +93,7 @@ impl History {
         self.lines[line].committed.values().map(|one| one.gtid.clone()).collect()
     }
 
-    /// The tables once every transaction up to `last` of the timeline, and none after, is in.
+    /// The tables once every transaction up to `last`, which is one of the timeline's own, and none after, is in.
     pub(crate) fn contents(&self, line: usize, last: u64) -> Contents {
         let mut tables = BTreeMap::new();
         self.replay(line, last, &mut tables);
@@ -102,7 +103,7 @@ impl History {
     fn replay(&self, line: usize, last: u64, tables: &mut BTreeMap<String, Table>) {
         let line = &self.lines[line];
         if let Some((parent, branch)) = line.parent {
-            self.replay(parent, branch.min(last), tables);
+            self.replay(parent, branch, tables);
         }
         for one in line.committed.range(..=last).map(|(_, one)| one) {
             for change in &one.changes {

@@ -25,7 +25,9 @@ pub(crate) struct Instance {
 impl Instance {
     /// Creates an instance and waits until it serves.
     pub(crate) fn create(appliance: &Appliance, name: &str) -> Instance {
-        let reply = appliance.api.post(&format!("{ROOT}/instances"), &json!({"instance": {"name": name}}));
+        let datastore = json!({"type": appliance.bed.datastore().name()});
+        let body = json!({"instance": {"name": name, "datastore": datastore}});
+        let reply = appliance.api.post(&format!("{ROOT}/instances"), &body);
         Instance::begun(&appliance.api, &reply.expect(200))
     }
 
@@ -119,6 +121,10 @@ impl Instance {
 
     pub(crate) fn has_shipped(&self, gtid: &str) -> bool {
         let shipping = &self.view()["shipping"];
+        if sql::is_place(gtid) {
+            let shipped_to = shipping["shipped_to"].as_str();
+            return shipped_to.is_some_and(|place| sql::sequence(place) >= sql::sequence(gtid));
+        }
         shipping["gtid"].as_str().is_some_and(|position| sql::covers(position, gtid))
     }
 

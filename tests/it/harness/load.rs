@@ -33,6 +33,8 @@ struct Shared {
     /// Commits that were sent but never answered: in or not, nobody promised.
     unanswered: Mutex<Vec<String>>,
     pause_between: Duration,
+    /// On a server without GTIDs held for a whole transaction, which goes by the place where the binlog ends after it.
+    turn: Mutex<()>,
 }
 
 /// Makes the tables of the load. Their own transactions are part of the history too.
@@ -101,6 +103,7 @@ impl Load {
             committed: Mutex::new(Vec::new()),
             unanswered: Mutex::new(Vec::new()),
             pause_between,
+            turn: Mutex::new(()),
         });
         let mut threads = Vec::new();
         let schema_client = (ddl == Ddl::Yes).then_some(0);
@@ -198,7 +201,7 @@ impl Writer {
                 continue;
             };
             let (statements, changes, ending) = self.next();
-            match attempt(open, &statements, ending) {
+            match attempt(open, &statements, ending, &self.shared.turn) {
                 Outcome::Acknowledged(gtid) => self.keep(gtid, changes),
                 Outcome::Nothing => {}
                 Outcome::Unanswered => {
@@ -350,7 +353,9 @@ enum Outcome {
     Lost,
 }
 
-fn attempt(conn: &mut Conn, statements: &[String], ending: Ending) -> Outcome {
+fn attempt(conn: &mut Conn, statements: &[String], ending: Ending, turn: &Mutex<()>) -> Outcome {
+    // From the beginning: a change of the schema waits for the transactions that have begun.
+    let _turn = (!sql::has_gtids(conn)).then(|| turn.lock().unwrap());
     let mut all: Vec<&str> = statements.iter().map(String::as_str).collect();
     let last = match ending {
         Ending::Autocommit => all.pop().unwrap_or_default(),
@@ -375,10 +380,7 @@ fn attempt(conn: &mut Conn, statements: &[String], ending: Ending) -> Outcome {
     }
     match conn.query_drop(last) {
         Ok(()) if ending == Ending::Rollback => Outcome::Nothing,
-        Ok(()) => match conn.query_first("SELECT @@last_gtid") {
-            Ok(Some(gtid)) => Outcome::Acknowledged(gtid),
-            _ => Outcome::Unanswered,
-        },
+        Ok(()) => sql::committed(conn).map_or(Outcome::Unanswered, Outcome::Acknowledged),
         Err(mysql::Error::MySqlError(err)) if ending == Ending::Autocommit && err.code != 1053 => Outcome::Nothing,
         Err(_) if ending == Ending::Rollback => Outcome::Lost,
         Err(_) => Outcome::Unanswered,

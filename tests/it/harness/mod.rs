@@ -1,9 +1,10 @@
 //! What the tests and the benchmarks share: a directory that cleans up after itself, the appliance as a child process,
-//! its HTTP interface and command line, plain SQL, a load whose outcome is known, and MariaDB's own tools as the judge.
+//! its HTTP interface and command line, plain SQL, a load whose outcome is known, and the server's own tools as the judge.
 
 pub(crate) mod api;
 pub(crate) mod appliance;
 pub(crate) mod bed;
+pub(crate) mod cell;
 pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod instance;

@@ -1,4 +1,4 @@
-//! MariaDB servers and tools that the tests run themselves: to be adopted, or to show what the naive way does.
+//! Servers and tools that the tests run themselves: to be adopted, or to show what the naive way does.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -11,9 +11,10 @@ use rustix::process::Signal;
 
 use super::appliance::{Said, said};
 use super::bed::{Bed, is_running, kill};
+use super::cell::Datastore;
 use super::{sql, wait_for};
 
-/// The settings a server needs to be looked after; a test adds or replaces what it is about.
+/// The settings a MariaDB server needs to be looked after; a test adds or replaces what it is about.
 pub(crate) const GOOD: &str = "log-bin=binlog\nbinlog-format=ROW\nserver-id=4711\nsync-binlog=1\n\
                                innodb-flush-log-at-trx-commit=1\n";
 
@@ -25,6 +26,7 @@ pub(crate) struct Server {
     pub(crate) socket: PathBuf,
     pub(crate) options: PathBuf,
     pub(crate) pid_file: PathBuf,
+    pub(crate) datastore: Datastore,
     child: Option<Child>,
 }
 
@@ -32,16 +34,53 @@ impl Server {
     /// Makes a data directory and an option file; does not start anything.
     pub(crate) fn create(bed: &Bed, name: &str, settings: &str) -> Server {
         let server = Server::without_data(bed, name, settings);
+        match server.datastore {
+            Datastore::Mariadb | Datastore::MariadbNext => server.install_mariadb(),
+            Datastore::Mysql => server.install_mysql(),
+        }
+        server
+    }
+
+    fn install_mariadb(&self) {
         let done = said(
-            Command::new("mariadb-install-db")
+            Command::new(self.datastore.program("mariadb-install-db"))
                 .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-                .arg(format!("--user={}", account()))
+                .arg(format!("--user={}", self.datastore.account()))
                 .arg("--innodb-log-file-size=16M")
-                .arg(format!("--tmpdir={}", server.dir.join("tmp").display()))
-                .arg(format!("--datadir={}", server.data_dir.display())),
+                .arg(format!("--tmpdir={}", self.dir.join("tmp").display()))
+                .arg(format!("--datadir={}", self.data_dir.display())),
         );
         assert_eq!(done.code, 0, "mariadb-install-db: {done:?}");
-        server
+    }
+
+    /// A copy of a data directory that is made once, as that takes seconds, and kept beside the programs.
+    fn install_mysql(&self) {
+        let (folder, _) = self.datastore.private_folder().unwrap();
+        let template = folder.join("template-it");
+        static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let making = MAKING.lock().unwrap();
+        if !template.exists() {
+            let new = folder.join(format!("template-it-{}", std::process::id()));
+            let mut made = Command::new(self.datastore.program("mysqld"));
+            made.args([
+                "--no-defaults",
+                "--initialize-insecure",
+                "--innodb-redo-log-capacity=8M",
+                "--secure-file-priv=",
+            ]);
+            made.arg(format!("--user={}", self.datastore.account())).arg(format!("--datadir={}", new.display()));
+            let done = said(&mut made);
+            assert_eq!(done.code, 0, "mysqld --initialize-insecure: {done:?}");
+            // Two servers with one UUID would take each other's transactions for their own.
+            let _ = fs::remove_file(new.join("auto.cnf"));
+            // Another run may have been faster; then its template is as good.
+            if fs::rename(&new, &template).is_err() {
+                fs::remove_dir_all(&new).unwrap();
+            }
+        }
+        drop(making);
+        let copied = said(Command::new("cp").arg("-a").arg(&template).arg(&self.data_dir));
+        assert_eq!(copied.code, 0, "{copied:?}");
     }
 
     /// Only the option file; the data directory comes from elsewhere.
@@ -58,6 +97,7 @@ impl Server {
             socket: dir.join("s.sock"),
             options: dir.join("my.cnf"),
             pid_file: dir.join("server.pid"),
+            datastore: bed.datastore(),
             dir,
             child: None,
         };
@@ -68,15 +108,16 @@ impl Server {
     /// Writes the option file anew, with `settings` behind what every test server has.
     pub(crate) fn write_options(&self, settings: &str) {
         let text = format!(
-            "[mariadbd]\nuser={}\ndatadir={}\nsocket={}\npid-file={}\nlog-error={}\ntmpdir={}\nskip-networking\n\
-             innodb-buffer-pool-size=32M\ninnodb-log-file-size=16M\n{settings}\n\
-             [client]\nsocket={}\nuser=root\n",
-            account(),
+            "[{}]\nuser={}\ndatadir={}\nsocket={}\npid-file={}\nlog-error={}\ntmpdir={}\nskip-networking\n\
+             {}{settings}\n[client]\nsocket={}\nuser=root\n",
+            self.datastore.server(),
+            self.datastore.account(),
             self.data_dir.display(),
             self.socket.display(),
             self.pid_file.display(),
             self.dir.join("error.log").display(),
             self.dir.join("tmp").display(),
+            self.datastore.small(),
             self.socket.display(),
         );
         fs::write(&self.options, text).unwrap();
@@ -93,7 +134,7 @@ impl Server {
         assert!(self.child.is_none(), "it runs already");
         let _ = fs::remove_file(&self.socket);
         let out = OpenOptions::new().create(true).append(true).open(self.dir.join("out.log")).unwrap();
-        let mut command = Command::new(program("mariadbd"));
+        let mut command = Command::new(self.datastore.program(self.datastore.server()));
         command.arg(format!("--defaults-file={}", self.options.display())).args(more);
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let mut child = command.spawn().unwrap();
@@ -138,9 +179,9 @@ impl Server {
         super::appliance::tail(&self.dir.join("error.log"))
     }
 
-    /// MariaDB's own client reading a script, as the manual recipes have it.
+    /// The server's own client reading a script, as the manual recipes have it.
     pub(crate) fn client(&self, script: &Path, more: &[&str]) -> Said {
-        let mut command = Command::new("mariadb");
+        let mut command = Command::new(self.datastore.client());
         command.args(["--no-defaults", "-uroot", "-S"]).arg(&self.socket).args(more);
         let output = command.stdin(fs::File::open(script).unwrap()).output().unwrap();
         Said {
@@ -160,18 +201,23 @@ impl Drop for Server {
     }
 }
 
-/// `mariadb-binlog` with the clock of UTC, its text kept in a file.
-pub(crate) fn dump_binlogs(files: &[PathBuf], options: &[&str], into: &Path) {
-    let mut command = Command::new("mariadb-binlog");
+/// `mariadb-binlog` or `mysqlbinlog` with the clock of UTC, its text kept in a file.
+pub(crate) fn dump_binlogs(datastore: Datastore, files: &[PathBuf], options: &[&str], into: &Path) {
+    let mut command = Command::new(datastore.binlog_reader());
     command.env("TZ", "UTC").arg("--no-defaults").args(options).args(files);
     let done = command.stdout(fs::File::create(into).unwrap()).stderr(Stdio::piped()).output().unwrap();
-    assert!(done.status.success(), "mariadb-binlog: {}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{}: {}",
+        datastore.binlog_reader().display(),
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
-/// A full backup of a running server, unpacked and prepared in `dir`, as a manual recipe makes it.
-pub(crate) fn copy_by_hand(socket: &Path, data_dir: &Path, dir: &Path) {
+/// A full backup of a running MariaDB, unpacked and prepared in `dir`, as a manual recipe makes it.
+pub(crate) fn copy_by_hand(datastore: Datastore, socket: &Path, data_dir: &Path, dir: &Path) {
     for step in ["--backup", "--prepare"] {
-        let mut command = Command::new("mariadb-backup");
+        let mut command = Command::new(datastore.program("mariadb-backup"));
         command.arg("--no-defaults").arg(step).arg(format!("--target-dir={}", dir.display()));
         command.arg(format!("--datadir={}", data_dir.display()));
         command.arg(format!("--socket={}", socket.display())).arg("--user=root");
@@ -198,7 +244,7 @@ pub(crate) enum Recipe {
     WithoutRelayLogFile,
 }
 
-/// Replays binlog files as relay logs on a stopped server whose data directory holds the base; leaves it running.
+/// Replays binlog files as relay logs on a stopped MariaDB whose data directory holds the base; leaves it running.
 /// Returns what is left of the relay logs that were put there.
 pub(crate) fn replay_by_hand(server: &mut Server, files: &[PathBuf], from: u64, recipe: Recipe) -> usize {
     let options = ["--skip-log-bin", "--relay-log=relay-bin", "--relay-log-purge=0", "--skip-slave-start"];
@@ -239,15 +285,6 @@ pub(crate) fn replay_by_hand(server: &mut Server, files: &[PathBuf], from: u64, 
     files.iter().zip(&relay).filter(same).count()
 }
 
-/// The account servers run as.
-pub(crate) fn account() -> &'static str {
-    if rustix::process::geteuid().is_root() {
-        return "mysql";
-    }
-    static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    NAME.get_or_init(|| said(Command::new("id").arg("-un")).stdout.trim().to_owned())
-}
-
 /// Hands a file or directory to the account that servers run as.
 pub(crate) fn give_to_server(path: &Path) {
     if !rustix::process::geteuid().is_root() {
@@ -266,11 +303,4 @@ pub(crate) fn give_tree_to_server(dir: &Path) {
             give_to_server(&entry.path());
         }
     }
-}
-
-/// The full path of a server program, which an ordinary user's PATH does not hold.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    let found = places.split(':').map(|place| Path::new(place).join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is missing: run scripts/setup"))
 }

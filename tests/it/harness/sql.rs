@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use mysql::consts::CapabilityFlags;
 use mysql::prelude::Queryable;
+use mysql::session_state_change::SessionStateChange;
 use mysql::{Conn, OptsBuilder, Row, Value};
+
+use super::cell::Datastore;
 
 /// What a server holds: per `schema.table` the sorted lines of its rows, the column names first.
 pub(crate) type Contents = BTreeMap<String, Vec<String>>;
@@ -13,12 +17,23 @@ pub(crate) type Contents = BTreeMap<String, Vec<String>>;
 pub(crate) fn connect(socket: &Path) -> Result<Conn, mysql::Error> {
     let as_user = |name: &str| {
         let options = OptsBuilder::new().socket(Some(socket.to_string_lossy().into_owned())).user(Some(name));
-        Conn::new(options.prefer_socket(true))
+        // MySQL tells the GTID of a commit to clients that can track it.
+        Conn::new(options.prefer_socket(true).additional_capabilities(CapabilityFlags::CLIENT_SESSION_TRACK))
     };
-    match as_user("root") {
-        Err(mysql::Error::MySqlError(_)) if !rustix::process::geteuid().is_root() => as_user(super::server::account()),
+    let own_account = || Datastore::Mysql.account();
+    let mut conn = match as_user("root") {
+        Err(mysql::Error::MySqlError(_)) if !rustix::process::geteuid().is_root() => as_user(own_account()),
         answer => answer,
+    }?;
+    if is_mysql(&conn) {
+        conn.query_drop("SET SESSION session_track_gtids = OWN_GTID")?;
     }
+    Ok(conn)
+}
+
+/// MariaDB's versions begin at 10, and some of them say 5.5.5 before that, for clients that know no such number.
+pub(crate) fn is_mysql(conn: &Conn) -> bool {
+    matches!(conn.server_version().0, 8 | 9)
 }
 
 /// One column of one row, as text.
@@ -47,7 +62,40 @@ pub(crate) fn run(conn: &mut Conn, statement: &str) {
 #[track_caller]
 pub(crate) fn commit(conn: &mut Conn, statement: &str) -> String {
     run(conn, statement);
-    ask(conn, "SELECT @@last_gtid")
+    committed(conn).unwrap_or_else(|| panic!("no transaction was committed by: {}", shortened(statement)))
+}
+
+/// The id of the transaction that the last statement committed: its GTID, or where it ends if the server gives none.
+/// Without GTIDs nobody else may commit meanwhile.
+pub(crate) fn committed(conn: &mut Conn) -> Option<String> {
+    if !is_mysql(conn) {
+        return conn.query_first("SELECT @@last_gtid").ok()?;
+    }
+    let tracked = conn.session_state_changes().ok()?.into_iter().find_map(|state| match state.decode() {
+        // How it is encoded and how long it is stand before it, a byte each.
+        Ok(SessionStateChange::Gtids(gtid)) => Some(String::from_utf8_lossy(gtid.as_bytes().get(2..)?).into_owned()),
+        _ => None,
+    });
+    if tracked.is_some() || has_gtids(conn) {
+        return tracked;
+    }
+    let end: Row = conn.query_first("SHOW BINARY LOG STATUS").ok()??;
+    Some(format!("{}:{}", render(&end[0]), render(&end[1])))
+}
+
+/// Whether the server gives its transactions GTIDs.
+pub(crate) fn has_gtids(conn: &mut Conn) -> bool {
+    !is_mysql(conn) || conn.query_first("SELECT @@GLOBAL.gtid_mode").is_ok_and(|mode| mode == Some("ON".to_owned()))
+}
+
+/// A table of the numbers from 1 on, for `INSERT ... SELECT seq FROM`; `count` is a power of ten. MySQL has no sequences.
+pub(crate) fn numbers(count: usize) -> String {
+    let digits = "SELECT 0 AS d UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 \
+                  UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9";
+    let places = count.ilog10();
+    let sum: Vec<String> = (0..places).map(|place| format!("{} * d{place}.d", 10_u64.pow(place))).collect();
+    let tables: Vec<String> = (0..places).map(|place| format!("({digits}) AS d{place}")).collect();
+    format!("(SELECT 1 + {} AS seq FROM {}) AS numbers", sum.join(" + "), tables.join(", "))
 }
 
 /// Everything in the schemas whose name begins with `prefix`.
@@ -138,15 +186,42 @@ pub(crate) fn gtid_parts(gtid: &str) -> (u32, u32, u64) {
     (parts[0] as u32, parts[1] as u32, parts[2])
 }
 
-pub(crate) fn sequence(gtid: &str) -> u64 {
-    gtid_parts(gtid).2
+/// What orders the transactions of one timeline: the last number of a GTID (`0-11-4711`, `uuid:4711`, `uuid:tag:4711`),
+/// or file and offset where there is none (`binlog.000012:4711`).
+#[track_caller]
+pub(crate) fn sequence(id: &str) -> u64 {
+    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("transaction `{id}`"));
+    match id.rsplit_once(':') {
+        None => gtid_parts(id).2,
+        Some((stream, last)) => match stream.rsplit_once('.') {
+            // Of a set that is one run: where it ends.
+            None => number(last.rsplit('-').next().unwrap_or_default()),
+            Some((_, file)) => (number(file) << 40) + number(last),
+        },
+    }
 }
 
-/// Whether a position such as `0-11-20,1-12-3` has come as far as `gtid`.
+/// Whether a transaction goes by the place where it ends, having no GTID.
+pub(crate) fn is_place(id: &str) -> bool {
+    id.rsplit_once(':').is_some_and(|(stream, _)| stream.contains('.'))
+}
+
+/// Whether a position such as `0-11-20,1-12-3` or a set such as `uuid:1-5:7,uuid2:1-3` has come as far as `gtid`, which
+/// has no tag.
 pub(crate) fn covers(position: &str, gtid: &str) -> bool {
+    let parts = position.split(',').map(str::trim).filter(|part| !part.is_empty());
+    if let Some((stream, number)) = gtid.rsplit_once(':') {
+        let number: u64 = number.parse().unwrap();
+        let mut intervals =
+            parts.filter_map(|part| part.strip_prefix(stream)?.strip_prefix(':')).flat_map(|intervals| {
+                // What follows a tag is of another stream.
+                intervals.split(':').take_while(|interval| interval.starts_with(|c: char| c.is_ascii_digit()))
+            });
+        return intervals.any(|interval| {
+            let (first, last) = interval.split_once('-').unwrap_or((interval, interval));
+            (first.parse().unwrap()..=last.parse().unwrap()).contains(&number)
+        });
+    }
     let (domain, _, sequence) = gtid_parts(gtid);
-    position.split(',').filter(|part| !part.is_empty()).any(|part| {
-        let (its_domain, _, reached) = gtid_parts(part.trim());
-        its_domain == domain && reached >= sequence
-    })
+    parts.map(gtid_parts).any(|(its_domain, _, reached)| its_domain == domain && reached >= sequence)
 }

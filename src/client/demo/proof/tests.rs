@@ -2,12 +2,13 @@ use std::collections::BTreeMap;
 
 use super::{Beginning, Claim, Found, Orders, Proof, Rule, prove, prove_histories_apart, rows_of};
 use crate::client::demo::record::{Attempt, Content, Fate, Item, Method};
-use crate::domain::gtid::Gtid;
+use crate::domain::gtid::{Gtid, MariadbGtid};
 
-const DROP: Gtid = Gtid { domain: 0, server_id: 11, sequence: 100 };
+const DROP_GTID: MariadbGtid = MariadbGtid { domain: 0, server_id: 11, sequence: 100 };
+const DROP: Gtid = Gtid::Mariadb(DROP_GTID);
 
 fn acknowledged(sequence: u64) -> Fate {
-    Fate::Acknowledged { gtid: Some(Gtid { sequence, ..DROP }) }
+    Fate::Acknowledged { gtid: Some(Gtid::Mariadb(MariadbGtid { sequence, ..DROP_GTID })) }
 }
 
 fn attempt(serial: u64, boot: usize, after_drop: bool, fate: Fate) -> Attempt {

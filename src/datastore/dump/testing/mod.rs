@@ -10,6 +10,8 @@ use crate::datastore::dump::tools::DumpTools;
 use crate::datastore::mysql::testing::TestMysql;
 use crate::datastore::sql::{Access, Sql};
 use crate::datastore::{Tools, mariadb, mysqld};
+use crate::domain::backup::Strategy;
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Control, Server};
 use crate::durable;
 use crate::process::User;
@@ -27,6 +29,10 @@ impl TestMariadb {
     pub(crate) fn start(options: &str) -> TestMariadb {
         let dir = TempDir::new();
         let tools = Tools {
+            datastore: Datastore::Mariadb,
+            strategy: Strategy::Dump,
+            client: PathBuf::from("mariadb"),
+            dump: PathBuf::from("mariadb-dump"),
             server: PathBuf::from("/usr/sbin/mariadbd"),
             install_db: PathBuf::from("mariadb-install-db"),
             backup: PathBuf::new(),
@@ -92,7 +98,7 @@ impl TestServer {
     }
 
     pub(crate) fn dump_tools(&self) -> DumpTools {
-        DumpTools::find(&self.parts().0.server, &self.sql().value("SELECT VERSION()").unwrap()).unwrap()
+        DumpTools::of(self.parts().0, &self.sql().value("SELECT VERSION()").unwrap()).unwrap()
     }
 
     pub(crate) fn restart(&self) {

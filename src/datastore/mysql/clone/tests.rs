@@ -1,6 +1,7 @@
 use super::*;
 use crate::datastore::mysql::inspect;
 use crate::datastore::mysql::testing::TestMysql;
+use crate::datastore::mysqld;
 
 fn cloned(server: &TestMysql) -> PathBuf {
     let around = server.dir.join("work");
@@ -24,6 +25,16 @@ fn settings(server: &TestMysql, dir: &Path) -> ScratchSettings {
 
 fn not_cancelled() -> Arc<AtomicBool> {
     Arc::new(AtomicBool::new(false))
+}
+
+#[test]
+fn a_server_that_has_cloned_itself_is_still_known_to_run() {
+    let server = TestMysql::start("");
+    make_clone(&server, &cloned(&server), &not_cancelled()).unwrap();
+    // Its locks are gone with the clone's own descriptors.
+    assert!(mysqld::is_in_use(&server.server.data_dir).unwrap());
+    server.stop();
+    assert!(!mysqld::is_in_use(&server.server.data_dir).unwrap());
 }
 
 #[test]

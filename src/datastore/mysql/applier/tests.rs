@@ -1,20 +1,30 @@
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::binlog::event::FormatDescription;
-use crate::binlog::mysql::relay::{RelayStats, RelayWriter};
-use crate::binlog::mysql::scanner::Scanner;
 use crate::binlog::reader::{EventReader, Next};
+use crate::binlog::relay::{RelayStats, RelayWriter};
+use crate::binlog::scanner::Scanner;
 use crate::datastore::mysql::clone::{self, CloneEnd};
 use crate::datastore::mysql::inspect;
 use crate::datastore::mysql::testing::TestMysql;
+use crate::datastore::owner::Owner;
+use crate::datastore::replay::{Finish, Replayed, announce, replay};
+use crate::datastore::scratch::ScratchSettings;
+use crate::domain::coordinate::Coordinate;
+use crate::domain::gtid_set::MysqlGtid;
+use crate::domain::id::TimelineId;
 
 /// A server, a settled clone of it, and the binlogs from the clone's end on as relay logs.
 struct Bench {
     server: TestMysql,
     settings: ScratchSettings,
     end: CloneEnd,
+    merges: bool,
 }
 
 impl Bench {
@@ -31,11 +41,11 @@ impl Bench {
         let cancelled = Arc::new(AtomicBool::new(false));
         clone::make(&server.access(), owner, &settings.data_dir, &|_, _| {}, &cancelled).unwrap();
         let end = clone::settle(&server.tools, &settings).unwrap();
-        Bench { server, settings, end }
+        Bench { server, settings, end, merges: true }
     }
 
     /// Relay logs of everything behind the clone, and what they hold.
-    fn relay_logs(&self, skip: &BTreeSet<MysqlGtid>) -> (Vec<PathBuf>, RelayStats) {
+    fn relay_logs(&self, skip: &BTreeSet<Gtid>) -> (Vec<PathBuf>, RelayStats) {
         let names = self.server.sql().rows("SHOW BINARY LOGS").unwrap();
         let names = names.into_iter().map(|row| row[0].clone()).skip_while(|name| *name != self.end.position.file);
         let (mut paths, mut all) = (Vec::new(), RelayStats::default());
@@ -47,10 +57,14 @@ impl Bench {
             let mut writer = RelayWriter::begin(File::create(&path).unwrap(), &format)
                 .unwrap()
                 .carrying(all.scheduled_events.clone());
+            if self.merges {
+                writer = writer.merging();
+            }
             writer.piece(&bytes[..], 0, from, length, skip).unwrap();
             let stats = writer.finish().unwrap();
             all.transactions += stats.transactions;
-            all.gtids.unite(&stats.gtids);
+            all.position.merge(&stats.position);
+            all.applied.merge(&stats.applied);
             if stats.transactions > 0 {
                 all.source_end = stats.source_end;
                 paths.push(path);
@@ -60,18 +74,31 @@ impl Bench {
         (paths, all)
     }
 
-    fn plan(&self, skip: &[MysqlGtid], workers: u32) -> Replay {
-        let (relay_logs, stats) = self.relay_logs(&skip.iter().cloned().collect());
-        let mut end = self.end.executed.clone();
-        end.unite(&stats.gtids);
+    fn plan(&self, skip: &[Gtid]) -> Replay {
+        let (relay_logs, stats) = self.relay_logs(&skip.iter().copied().collect());
+        let begin = GtidPosition::from(self.end.executed.clone());
+        let (mut applied, mut end) = (begin.clone(), begin.clone());
+        applied.merge(&stats.applied);
+        end.merge(&stats.position);
         for gtid in skip {
-            end.add(gtid);
+            applied.pass_over(*gtid);
+            end.pass_over(*gtid);
         }
-        Replay { relay_logs, skip: skip.to_vec(), end, source_end: stats.source_end, workers }
+        Replay { relay_logs, skip: skip.to_vec(), begin, applied, end, source_end: stats.source_end }
     }
 
     fn replay(&self, plan: &Replay, finish: &Finish<'_>) -> Result<GtidSet, Error> {
-        replay(&self.server.tools, &self.settings, plan, &|_| {}, &Arc::new(AtomicBool::new(false)), finish)
+        let at = Coordinate {
+            timeline: TimelineId::random(),
+            ordinal: 1,
+            file: self.end.position.file.clone(),
+            position: self.end.position.position,
+        };
+        let begin = BackupEnd { at, position: plan.begin.clone(), clock: 0 };
+        announce(&self.server.tools, &self.settings, &begin, true)?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let reached = replay(&self.server.tools, &self.settings, plan, &|_| {}, &cancelled, finish)?;
+        Ok(reached.executed().clone())
     }
 
     /// Exchanges the server's data with what was replayed and starts it, as a recovery does.
@@ -155,17 +182,17 @@ fn run_in_one_session(server: &TestMysql, statements: &[&str]) {
 }
 
 #[test]
-fn a_replay_reaches_exactly_what_was_planned_with_one_worker_and_with_several() {
-    for workers in [1, 4] {
+fn a_replay_reaches_exactly_what_was_planned_whether_transactions_are_merged_or_not() {
+    for merges in [false, true] {
         let server = TestMysql::start("");
         server.run(&BEFORE);
-        let bench = Bench::clone_of(server);
+        let bench = Bench { merges, ..Bench::clone_of(server) };
         run_in_one_session(&bench.server, &BEHIND);
         run_in_one_session(
             &bench.server,
             &["SET GTID_NEXT = 'AUTOMATIC:nightly'", "INSERT INTO shop.orders (customer) VALUES ('tagged')"],
         );
-        let plan = bench.plan(&[], workers);
+        let plan = bench.plan(&[]);
         assert_eq!(plan.relay_logs.len(), 2, "a binlog without transactions needs no relay log");
         let before = picture(&bench.server);
         let executed: GtidSet = bench.server.sql().value("SELECT @@GLOBAL.gtid_executed").unwrap().parse().unwrap();
@@ -200,8 +227,8 @@ fn a_skipped_transaction_leaves_an_empty_one_in_its_place_even_on_what_was_a_rep
     bench.server.run(&["DROP TABLE shop.t"]);
     let executed: GtidSet = bench.server.sql().value("SELECT @@GLOBAL.gtid_executed").unwrap().parse().unwrap();
     let (source, intervals) = executed.iter().next().unwrap();
-    let dropped = MysqlGtid::new(source.clone(), intervals.last().unwrap().last).unwrap();
-    let plan = bench.plan(&[dropped], 1);
+    let dropped = MysqlGtid::new(*source, intervals.last().unwrap().last).unwrap();
+    let plan = bench.plan(&[Gtid::Mysql(dropped)]);
     assert_eq!(bench.replay(&plan, NOTHING).unwrap(), executed);
     bench.switch();
     assert_eq!(picture(&bench.server), before);
@@ -224,7 +251,7 @@ fn transactions_without_gtids_and_changes_of_the_mode_are_replayed() {
         "INSERT INTO shop.orders (customer) VALUES ('anonymous again')",
     ]);
     let before = picture(&bench.server);
-    let plan = bench.plan(&[], 1);
+    let plan = bench.plan(&[]);
     assert_eq!(bench.replay(&plan, NOTHING).unwrap().count(), 1);
     bench.switch();
     assert_eq!(picture(&bench.server), before);
@@ -239,13 +266,15 @@ fn a_hole_in_what_is_replayed_is_an_error() {
         "INSERT INTO shop.orders (customer) VALUES ('ann')",
         "INSERT INTO shop.orders (customer) VALUES ('bob')",
     ]);
-    let whole = bench.plan(&[], 1);
+    let whole = bench.plan(&[]);
     let missing: MysqlGtid = {
-        let (source, intervals) = whole.end.iter().next().unwrap();
-        MysqlGtid::new(source.clone(), intervals[0].last - 1).unwrap()
+        let (source, intervals) = whole.end.executed().iter().next().unwrap();
+        MysqlGtid::new(*source, intervals[0].last - 1).unwrap()
     };
-    // The server itself notices nothing.
-    let (relay_logs, _) = bench.relay_logs(&BTreeSet::from([missing.clone()]));
+    // The server itself notices nothing, and of merged transactions nobody would: there the writer counts them.
+    let bench = Bench { merges: false, ..bench };
+    let whole = bench.plan(&[]);
+    let (relay_logs, _) = bench.relay_logs(&BTreeSet::from([Gtid::Mysql(missing)]));
     let err = bench.replay(&Replay { relay_logs, ..whole }, NOTHING).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Corrupt);
     assert!(err.to_string().contains(&format!("missing `{missing}`")), "{err}");
@@ -257,9 +286,11 @@ fn an_applier_that_fails_says_why() {
     server.run(&BEFORE);
     let bench = Bench::clone_of(server);
     bench.server.run(&["INSERT INTO shop.orders (id, customer) VALUES (77, 'ann')"]);
-    let plan = bench.plan(&[], 1);
-    let spoil = |sql: &mut Sql, _: &[ScheduledEvent]| sql.execute("INSERT INTO shop.orders (id) VALUES (77)");
-    let nothing_yet = Replay { relay_logs: Vec::new(), end: bench.end.executed.clone(), ..plan.clone() };
+    let plan = bench.plan(&[]);
+    let spoil = |replayed: &mut Replayed<'_>, _: &[ScheduledEvent]| {
+        replayed.sql.execute("INSERT INTO shop.orders (id) VALUES (77)")
+    };
+    let nothing_yet = Replay { relay_logs: Vec::new(), end: plan.begin.clone(), ..plan.clone() };
     bench.replay(&nothing_yet, &spoil).unwrap();
     let err = bench.replay(&plan, NOTHING).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Tool);
@@ -267,32 +298,65 @@ fn an_applier_that_fails_says_why() {
 }
 
 #[test]
-fn events_of_the_scheduler_do_not_run_and_are_told() {
-    let server = TestMysql::start("");
+fn events_of_the_scheduler_do_not_run_and_get_back_everything_they_were() {
+    const EVENTS: &str = "SELECT EVENT_NAME, STATUS, DEFINER, SQL_MODE, TIME_ZONE, CHARACTER_SET_CLIENT, COLLATION_CONNECTION, \
+         EVENT_DEFINITION, INTERVAL_VALUE, STARTS, ON_COMPLETION FROM information_schema.EVENTS ORDER BY 1";
+    let server = TestMysql::start("event_scheduler=OFF\n");
     server.run(&BEFORE);
-    server.run(&[
-        "CREATE EVENT shop.before ON SCHEDULE EVERY 1 SECOND DO INSERT INTO shop.orders (customer) VALUES ('event')",
-    ]);
-    server.run(&["SET GLOBAL event_scheduler = OFF"]);
+    server.run(&["CREATE EVENT shop.old ON SCHEDULE EVERY 1 SECOND DO DELETE FROM shop.orders"]);
     let bench = Bench::clone_of(server);
-    bench.server.run(&[
-        "CREATE EVENT shop.behind ON SCHEDULE EVERY 1 SECOND DO INSERT INTO shop.orders (customer) VALUES ('event')",
-        "ALTER EVENT shop.before COMMENT 'altered'",
-    ]);
-    let (_, stats) = bench.relay_logs(&BTreeSet::new());
-    let plan = bench.plan(&[], 1);
-    let told = std::sync::Mutex::new(Vec::new());
-    let finish = |sql: &mut Sql, events: &[ScheduledEvent]| {
-        let now = scheduled_events(sql)?.into_iter().map(|event| (event.name, event.status));
-        told.lock().unwrap().extend(events.iter().map(|event| (event.name.clone(), event.status.clone())).chain(now));
+    let mode = "SET SESSION sql_mode='ANSI_QUOTES', time_zone='+05:00', character_set_client=latin1";
+    run_in_one_session(
+        &bench.server,
+        &[
+            mode,
+            "CREATE DEFINER=nobody@'10.%' EVENT shop.\"odd `name\" ON SCHEDULE EVERY 1 SECOND DO DELETE FROM \"orders\"",
+            "CREATE EVENT shop.off ON SCHEDULE EVERY 1 SECOND DISABLE DO DELETE FROM shop.orders",
+            "ALTER EVENT shop.old COMMENT 'altered'",
+        ],
+    );
+    let before = bench.server.sql().rows(EVENTS).unwrap();
+    let plan = bench.plan(&[]);
+    let finish = |replayed: &mut Replayed<'_>, events: &[ScheduledEvent]| {
+        assert_eq!(events.iter().map(|event| event.name.as_str()).collect::<Vec<_>>(), ["old"]);
+        for event in replayed.scheduled_events()? {
+            assert_eq!(event.status, "REPLICA_SIDE_DISABLED", "{}", event.name);
+            let status = if event.name == "off" { "DISABLED" } else { "ENABLED" }.to_owned();
+            replayed.set_event_status(&ScheduledEvent { status, ..event })?;
+        }
         Ok(())
     };
     bench.replay(&plan, &finish).unwrap();
-    let mut told = told.into_inner().unwrap();
-    told[1..].sort();
-    let expected = [("before", "ENABLED"), ("before", "REPLICA_SIDE_DISABLED"), ("behind", "REPLICA_SIDE_DISABLED")];
-    assert_eq!(told, expected.map(|(name, status)| (name.to_owned(), status.to_owned())));
-    let source: Vec<String> =
-        stats.scheduled_events.iter().map(|(event, status)| format!("{} {status:?}", event.name)).collect();
-    assert_eq!(source.last().unwrap(), "behind Enabled");
+    bench.switch();
+    assert_eq!(bench.server.sql().rows(EVENTS).unwrap(), before);
+}
+
+#[test]
+fn a_prepared_xa_transaction_survives_and_is_told() {
+    let server = TestMysql::start("");
+    server.run(&BEFORE);
+    let bench = Bench::clone_of(server);
+    run_in_one_session(
+        &bench.server,
+        &["XA START 'left'", "INSERT INTO shop.orders (customer) VALUES ('xa')", "XA END 'left'", "XA PREPARE 'left'"],
+    );
+    let told = std::sync::Mutex::new(Vec::new());
+    let finish = |replayed: &mut Replayed<'_>, _: &[ScheduledEvent]| {
+        *told.lock().unwrap() = replayed.prepared_xa()?;
+        Ok(())
+    };
+    bench.replay(&bench.plan(&[]), &finish).unwrap();
+    assert_eq!(told.into_inner().unwrap(), ["left"]);
+    bench.switch();
+    bench.server.run(&["XA COMMIT 'left'"]);
+}
+
+#[test]
+fn a_base_that_is_not_what_was_recorded_is_an_error() {
+    let server = TestMysql::start("");
+    server.run(&BEFORE);
+    let mut bench = Bench::clone_of(server);
+    bench.end.executed = GtidSet::default();
+    let err = bench.replay(&bench.plan(&[]), NOTHING).unwrap_err();
+    assert!(err.kind() == ErrorKind::Corrupt && err.to_string().contains("as recorded"), "{err}");
 }

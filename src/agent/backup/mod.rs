@@ -3,40 +3,34 @@
 //! A backup counts only once its manifest is written and read back, and that only happens when the binlog up to the
 //! backup's end is in the repository: a backup that leads nowhere is none.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+mod source;
+mod stream;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::agent::backup::stream::store_stream;
 use crate::agent::ship::{Drained, Shipper};
 use crate::agent::{Context, Reporter, fault_of};
-use crate::clock::{self, Deadline, Stopwatch};
-use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
-use crate::datastore::xbstream::StreamTap;
+use crate::clock::{self, Deadline};
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::{BinlogPosition, Coordinate};
 use crate::domain::id::{BackupId, TaskId};
 use crate::domain::instance::{Instance, InstanceStatus};
-use crate::domain::task::{ProgressUnit, TaskKind};
-use crate::error::{Error, ErrorKind, error_of, io_error};
+use crate::domain::task::TaskKind;
+use crate::error::{Error, ErrorKind, io_error};
 use crate::logging;
 use crate::repository;
-use crate::repository::manifest::{Manifest, Part};
+use crate::repository::manifest::Manifest;
 use crate::repository::resume::PartJournal;
-use crate::repository::writer::BackupWriter;
 use crate::storage::patience;
 
 /// How long the shipper may take to reach the end of a backup.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
-/// The pause between two tries while the repository does not answer.
 /// How long a backup waits at its begin for a repository that does not answer.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(30);
+/// The pause between two tries while the repository does not answer.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// How often it is asked whether something cannot wait for the backup.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
-const BUFFER_BYTES: usize = 1024 * 1024;
 
 /// Takes the backup and settles its row, whatever happens.
 pub(crate) fn do_backup(context: &Context, shipper: &Shipper, task: TaskId, id: BackupId) -> Result<(), Error> {
@@ -120,12 +114,17 @@ fn run(
         ));
     }
     backup.status = BackupStatus::Building;
+    backup.strategy = context.tools.of(instance.datastore).strategy;
     save(context, backup)?;
     let stored = store_stream(context, instance, backup, journal, &reporter)?;
     backup.status = BackupStatus::Saving;
     save(context, backup)?;
     reporter.step("waiting for the binlog up to the end of the backup");
-    let end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.ends_at)?;
+    let mut end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.taken.ends_at)?;
+    if let Some(position) = stored.taken.position {
+        // A server started on the very data said so.
+        end.position = position;
+    }
     let manifest = Manifest {
         format: repository::FORMAT,
         backup: backup.id,
@@ -133,10 +132,11 @@ fn run(
         timeline: end.at.timeline,
         name: backup.name.clone(),
         description: backup.description.clone(),
-        datastore: instance.datastore.clone(),
-        server_version: stored.server_version.clone(),
-        tool: "mariadb-backup".to_owned(),
-        tool_version: stored.tool_version,
+        datastore: instance.datastore,
+        strategy: backup.strategy,
+        server_version: stored.taken.server_version.clone(),
+        tool: stored.taken.tool,
+        tool_version: stored.taken.tool_version,
         compression: context.repository.compression().name().to_owned(),
         encrypted_to: context.repository.recipients().to_vec(),
         raw_bytes: stored.raw_bytes,
@@ -197,105 +197,6 @@ fn remove_journal(context: &Context, id: BackupId) -> Result<(), Error> {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(io_error("unable to remove", &path, err)),
         _ => Ok(()),
     }
-}
-
-struct StoredStream {
-    parts: Vec<Part>,
-    raw_bytes: u64,
-    sha256: String,
-    ends_at: BinlogPosition,
-    server_version: String,
-    tool_version: String,
-}
-
-/// Runs the tool and stores its stream; returns what the stream says of itself.
-fn store_stream(
-    context: &Context,
-    instance: &Instance,
-    backup: &mut Backup,
-    journal: PartJournal,
-    reporter: &Reporter<'_>,
-) -> Result<StoredStream, Error> {
-    let work_dir = &instance.server.work_dir;
-    std::fs::create_dir_all(work_dir).map_err(|err| io_error("unable to create", work_dir, err))?;
-    let target_dir = work_dir.join(format!("backup-{}", backup.id));
-    std::fs::create_dir_all(&target_dir).map_err(|err| io_error("unable to create", &target_dir, err))?;
-    let log = work_dir.join("backup.log");
-    // One backup's log is enough evidence; it does not grow without end.
-    let _ = std::fs::remove_file(&log);
-    let writer =
-        BackupWriter::begin(&context.repository, instance.id, backup.id, Some(journal), Arc::clone(&context.stopping))?;
-    let result = pump(context, instance, backup, writer, reporter, &target_dir, &log);
-    // The tool leaves only empty files there; what it may leave is no reason to fail.
-    let _ = std::fs::remove_dir_all(&target_dir);
-    result
-}
-
-/// Passes the tool's stream on to the repository, piece by piece, and reads from it what it is.
-fn pump(
-    context: &Context,
-    instance: &Instance,
-    backup: &mut Backup,
-    mut writer: BackupWriter,
-    reporter: &Reporter<'_>,
-    target_dir: &Path,
-    log: &Path,
-) -> Result<StoredStream, Error> {
-    let mut running = mariadb::begin_backup(&context.tools, &instance.server, target_dir, log, &context.stopping)?;
-    let transferred = writer.progress();
-    let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO]);
-    let mut buffer = vec![0_u8; BUFFER_BYTES];
-    let mut looked = Stopwatch::start();
-    loop {
-        let count = running
-            .stdout
-            .read(&mut buffer)
-            .map_err(|err| Error::new(ErrorKind::Tool, "the backup's stream broke off").with_source(err))?;
-        if count == 0 {
-            break;
-        }
-        if looked.elapsed() >= LOOK_EVERY {
-            check_wanted(context, instance)?;
-            looked = Stopwatch::start();
-        }
-        let mut rest = &buffer[..count];
-        while !rest.is_empty() {
-            let passed = tap.push(rest)?;
-            let (taken, behind) = rest.split_at(passed.bytes);
-            writer.write_all(taken).map_err(|err| error_of(err, "unable to store the backup's stream"))?;
-            if passed.is_cut {
-                writer.cut()?;
-            }
-            rest = behind;
-        }
-        backup.raw_bytes = transferred.raw.load(Ordering::Relaxed);
-        backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
-        reporter.report("backing up", backup.raw_bytes, 0, ProgressUnit::Bytes);
-    }
-    let stderr_tail = running.wait()?;
-    mariadb::check_completed("mariadb-backup --backup", &stderr_tail)?;
-    let files = tap.finish()?;
-    let parts = writer.finish()?;
-    backup.raw_bytes = writer.raw_bytes();
-    backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
-    let info = text_of(&files, BACKUP_INFO)?;
-    let version = |field: &str| mariadb::info_field(&info, field).and_then(mariadb::plain_version).unwrap_or_default();
-    Ok(StoredStream {
-        ends_at: mariadb::parse_binlog_info(&text_of(&files, BINLOG_INFO)?)?,
-        server_version: version("server_version"),
-        tool_version: version("tool_version"),
-        parts,
-        raw_bytes: writer.raw_bytes(),
-        sha256: writer.sha256().to_owned(),
-    })
-}
-
-/// A small file of the stream.
-fn text_of(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Error> {
-    files.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{name}`"))
-            .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
-    })
 }
 
 /// Waits until the binlog up to the backup's end is in the repository, and says exactly what that end is.

@@ -1,30 +1,44 @@
 //! MariaDB's own tools: `mariadb-install-db` and `mariadb-backup`.
 
+pub(crate) mod applier;
+pub(crate) mod inspect;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::datastore::Tools;
+use crate::datastore::option_file::OptionGroup;
+use crate::datastore::{Tools, mysqld};
 use crate::domain::coordinate::BinlogPosition;
 use crate::domain::instance::Server;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::process::{Cmd, Running, User};
 
-/// The file in a backup that says where in the binlog it ends.
-pub(crate) const BINLOG_INFO: &str = "xtrabackup_binlog_info";
+/// The file in a backup that says where in the binlog it ends; MariaDB 11 has a name of its own for it.
+pub(crate) const BINLOG_INFO: [&str; 2] = ["xtrabackup_binlog_info", "mariadb_backup_binlog_info"];
 /// The file in a backup that says what it was taken from and with.
-pub(crate) const BACKUP_INFO: &str = "xtrabackup_info";
+pub(crate) const BACKUP_INFO: [&str; 2] = ["xtrabackup_info", "mariadb_backup_info"];
 /// What `--prepare` writes: where the last transaction in InnoDB stands in the binlog.
-const BINLOG_INFO_INNODB: &str = "xtrabackup_binlog_pos_innodb";
-/// Files of the tool in a prepared backup that a data directory does not need.
-const TOOL_FILES: [&str; 6] =
-    [BINLOG_INFO, BACKUP_INFO, BINLOG_INFO_INNODB, "xtrabackup_checkpoints", "backup-my.cnf", "xtrabackup_slave_info"];
+const BINLOG_INFO_INNODB: [&str; 2] = ["xtrabackup_binlog_pos_innodb", "mariadb_backup_binlog_pos_innodb"];
+/// Other files of the tool in a prepared backup that a data directory does not need.
+const TOOL_FILES: [&str; 5] = [
+    "xtrabackup_checkpoints",
+    "xtrabackup_slave_info",
+    "mariadb_backup_checkpoints",
+    "mariadb_backup_slave_info",
+    "backup-my.cnf",
+];
 /// The last words of a backup or a prepare that went well.
 const COMPLETED: &str = "completed OK!";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Redo of a large and busy server takes long; it is the watch for a tool that hangs.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+pub(crate) const PREPARE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+
+/// What a scratch server needs beside the options that both datastores have.
+pub(crate) fn scratch_options(group: OptionGroup) -> OptionGroup {
+    group.flag("skip_slave_start").set("performance_schema", "OFF")
+}
 
 /// Makes a new data directory. Its only account is root's, which logs in over the socket as the user coffer runs as.
 /// `tmpdir` is the installation's own: a starting server removes every other's temporary tables there.
@@ -46,6 +60,29 @@ pub(crate) fn install(tools: &Tools, data_dir: &Path, tmpdir: &Path) -> Result<(
         ));
     }
     Ok(())
+}
+
+/// The group of the server itself in the option file of a server that coffer creates.
+pub(crate) fn created_options(tools: &Tools, server: &Server, server_id: u32) -> OptionGroup {
+    let run_dir = mysqld::run_dir(server);
+    OptionGroup::default()
+        .set("user", &tools.server_user)
+        .path("datadir", &server.data_dir)
+        .path("socket", &server.socket)
+        // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
+        .path("tmpdir", &mysqld::tmp_dir(server))
+        .path("pid_file", &run_dir.join("mariadbd.pid"))
+        .path("log_error", &run_dir.join("mariadbd.log"))
+        .set("bind_address", "127.0.0.1")
+        .set("port", server.port)
+        .set("server_id", server_id)
+        .path("log_bin", &server.binlog_base)
+        .set("binlog_format", "ROW")
+        .set("sync_binlog", 1)
+        .set("innodb_flush_log_at_trx_commit", 1)
+        .set("innodb_buffer_pool_size", tools.buffer_pool_bytes)
+        .set("max_binlog_size", 256 * 1024 * 1024)
+        .set("character_set_server", "utf8mb4")
 }
 
 /// Begins a backup of the running server; its standard output is the mbstream.
@@ -105,6 +142,11 @@ pub(crate) fn parse_binlog_info(text: &str) -> Result<BinlogPosition, Error> {
     })
 }
 
+/// The GTIDs in the same file, behind file and position; empty when there are none.
+pub(crate) fn info_gtids(text: &str) -> String {
+    text.split_whitespace().skip(2).collect()
+}
+
 /// A field of the file that describes a backup: `server_version = 10.11.19-MariaDB-log`.
 pub(crate) fn info_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
@@ -116,14 +158,17 @@ pub(crate) fn info_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 /// Where the prepared data really ends: `--prepare` may roll InnoDB forward past the place recorded with the backup.
 /// `None` when InnoDB knows of no binlog (nothing was ever committed).
 pub(crate) fn innodb_binlog_position(dir: &Path) -> Result<Option<BinlogPosition>, Error> {
-    let path = dir.join(BINLOG_INFO_INNODB);
-    match std::fs::read_to_string(&path) {
-        // Without a name before the position no transaction has ever been committed with the binlog on.
-        Ok(text) if text.starts_with(char::is_whitespace) || text.is_empty() => Ok(None),
-        Ok(text) => parse_binlog_info(&text).map(Some),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(io_error("unable to read", &path, err)),
+    for name in BINLOG_INFO_INNODB {
+        let path = dir.join(name);
+        match std::fs::read_to_string(&path) {
+            // Without a name before the position no transaction has ever been committed with the binlog on.
+            Ok(text) if text.starts_with(char::is_whitespace) || text.is_empty() => return Ok(None),
+            Ok(text) => return parse_binlog_info(&text).map(Some),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+            Err(err) => return Err(io_error("unable to read", &path, err)),
+        }
     }
+    Ok(None)
 }
 
 /// The InnoDB settings that a server needs to open this backup (page size, file layout), as option lines.
@@ -137,7 +182,11 @@ pub(crate) fn innodb_layout(dir: &Path) -> Result<Vec<(String, String)>, Error> 
         .filter(|(name, _)| {
             matches!(
                 name.as_str(),
-                "innodb_page_size" | "innodb_data_file_path" | "innodb_undo_tablespaces" | "innodb_checksum_algorithm"
+                "innodb_page_size"
+                    | "innodb_data_file_path"
+                    | "innodb_undo_tablespaces"
+                    | "innodb_checksum_algorithm"
+                    | "lower_case_table_names"
             )
         })
         .collect())
@@ -145,7 +194,13 @@ pub(crate) fn innodb_layout(dir: &Path) -> Result<Vec<(String, String)>, Error> 
 
 /// Takes the tool's own files out of a prepared backup: what is left is a data directory.
 pub(crate) fn remove_tool_files(dir: &Path) -> Result<(), Error> {
-    for name in TOOL_FILES {
+    let names = [BINLOG_INFO, BACKUP_INFO, BINLOG_INFO_INNODB].into_iter().flatten().chain(TOOL_FILES);
+    remove_files(dir, &names.collect::<Vec<_>>())
+}
+
+/// Removes files of these names, as far as they are there.
+pub(crate) fn remove_files(dir: &Path, names: &[&str]) -> Result<(), Error> {
+    for name in names {
         let path = dir.join(name);
         match std::fs::remove_file(&path) {
             Ok(()) => {}
@@ -154,21 +209,6 @@ pub(crate) fn remove_tool_files(dir: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The version a program states: `mariadb-backup based on MariaDB server 10.11.19-MariaDB ...` → `10.11.19`.
-pub(crate) fn program_version(program: &Path) -> Result<String, Error> {
-    let output = Cmd::new(program).arg("--version").deadline(Duration::from_secs(20)).run()?;
-    let text = format!("{} {}", String::from_utf8_lossy(&output.stdout), output.stderr_tail);
-    text.split(|c: char| c.is_whitespace() || c == ',').find_map(plain_version).ok_or_else(|| {
-        Error::new(ErrorKind::Tool, format!("`{} --version` states no version: {}", program.display(), text.trim()))
-    })
-}
-
-/// `10.11.19` of `10.11.19-MariaDB-0+deb12u1-log`; `None` when the text is no version of a server.
-pub(crate) fn plain_version(text: &str) -> Option<String> {
-    let version: String = text.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
-    (version.split('.').count() == 3 && version.split('.').all(|field| !field.is_empty())).then_some(version)
 }
 
 #[cfg(test)]
@@ -183,12 +223,6 @@ mod tests {
             assert_eq!(parse_binlog_info(text).unwrap().to_string(), "binlog.000009:379");
         }
         assert!(parse_binlog_info("").is_err());
-    }
-
-    #[test]
-    fn versions_are_compared_without_their_suffix() {
-        assert_eq!(plain_version("10.11.19-MariaDB-0+deb12u1-log").as_deref(), Some("10.11.19"));
-        assert_eq!(plain_version("based"), None);
     }
 
     #[test]
