@@ -226,11 +226,11 @@ fn from_argv(argv: &[String], what: &str) -> Result<Cmd, Error> {
     Ok(arguments.iter().fold(Cmd::new(program), |command, argument| command.arg(argument)))
 }
 
-/// Whether a server has the data directory open: InnoDB of either server, and Aria, hold a lock on these files as long as
+/// Whether a server has the data directory open: InnoDB of either server, and Aria, hold a lock on some of its files as long as
 /// they run. A directory or a file that is missing is not in use.
 ///
 /// MySQL loses its locks when it clones itself: a process's locks on a file go with whichever of its descriptors is closed
-/// first. So processes are looked at too.
+/// first. So files that a clone leaves out are looked at too, and processes.
 pub(crate) fn is_in_use(data_dir: &Path) -> Result<bool, Error> {
     Ok(DataDirLock::take(data_dir)?.is_none())
 }
@@ -247,8 +247,7 @@ impl DataDirLock {
             return Ok(None);
         }
         let mut files = Vec::new();
-        for name in [SYSTEM_TABLESPACE, "aria_log_control"] {
-            let path = data_dir.join(name);
+        for path in locked_files(data_dir) {
             let file = match OpenOptions::new().read(true).write(true).open(&path) {
                 Ok(file) => file,
                 Err(err) if err.kind() == std::io::ErrorKind::NotFound => continue,
@@ -301,6 +300,17 @@ fn is_writable(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).unwrap_or(0);
     flags & 0o3 != 0
+}
+
+/// The files a running server holds a lock on. MySQL loses its lock on every file that it has cloned, since a process
+/// that closes a file gives up all its locks on it; so those are looked at too that a clone leaves out.
+fn locked_files(data_dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        ["ibdata1", "aria_log_control", "ibtmp1", "#innodb_temp/temp_1.ibt"].map(|name| data_dir.join(name)).into();
+    // The doublewrite buffer; the page size is part of the name.
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    files.extend(entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "dblwr")));
+    files
 }
 
 /// Where coffer keeps the server's log of starting.

@@ -151,8 +151,12 @@ fn begin_dump(taking: &Taking<'_>) -> Result<DumpStream, Error> {
         .recursive(true)
         .create(&own)
         .map_err(|err| io_error("unable to create", &own, err))?;
-    let lock = LockPatience::default();
-    let settings = DumpSettings { stillness: Stillness::Snapshot, lock, dir: own, log: log.to_path_buf() };
+    let settings = DumpSettings {
+        stillness: Stillness::Snapshot,
+        lock: LockPatience::default(),
+        dir: own,
+        log: log.to_path_buf(),
+    };
     taking.reporter.step("looking at the tables");
     dump::stream::begin(&programs, &access, &settings, &context.stopping)
 }

@@ -1,5 +1,6 @@
 //! What MySQL's own events hold. Every decoder takes an event whose checksum was right and still believes none of its lengths.
 
+use std::collections::BTreeMap;
 use std::str;
 
 use uuid::Uuid;
@@ -34,7 +35,8 @@ pub(crate) fn refuse_encrypted(file: &[u8]) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Refused, "the binlog is encrypted (binlog_encryption=ON)").hint(
-        "Run SET PERSIST binlog_encryption=OFF on the server, then take a new backup; coffer can encrypt what it stores.",
+        "Run SET PERSIST binlog_encryption=OFF and PURGE BINARY LOGS up to the first file that is not encrypted, then take a new \
+         backup: what the encrypted ones hold is a gap. Coffer can encrypt what it stores.",
     ))
 }
 
@@ -140,17 +142,17 @@ pub(crate) fn previous_gtids(event: &Event<'_>) -> Result<GtidSet, Error> {
             1 => ((head >> 8) & 0xffff_ffff_ffff, true),
             _ => return None,
         };
-        let mut set = GtidSet::default();
+        let mut runs: BTreeMap<GtidSource, Vec<Interval>> = BTreeMap::new();
         for _ in 0..sources {
             let uuid = uuid(&mut fields)?;
             let tag = if has_tags { read_tag(&mut fields)? } else { Tag::default() };
-            let source = GtidSource { uuid, tag };
+            let intervals = runs.entry(GtidSource { uuid, tag }).or_default();
             for _ in 0..fields.u64()? {
                 let (first, behind_last) = (fields.u64()?, fields.u64()?);
-                set.add_interval(source.clone(), Interval::new(first, behind_last.checked_sub(1)?)?);
+                intervals.push(Interval::new(first, behind_last.checked_sub(1)?)?);
             }
         }
-        Some(set)
+        Some(GtidSet::of(runs))
     })();
     parsed.ok_or_else(|| event.malformed("the Previous_gtids event"))
 }

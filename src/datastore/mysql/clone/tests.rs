@@ -27,14 +27,16 @@ fn not_cancelled() -> Arc<AtomicBool> {
     Arc::new(AtomicBool::new(false))
 }
 
+/// A process that closes a file gives up its locks on it, and a clone opens and closes them all.
 #[test]
-fn a_server_that_has_cloned_itself_is_still_known_to_run() {
+fn a_server_that_was_cloned_is_still_seen_to_use_its_data() {
     let server = TestMysql::start("");
+    let data_dir = server.server.data_dir.clone();
+    assert!(mysqld::is_in_use(&data_dir).unwrap());
     make_clone(&server, &cloned(&server), &not_cancelled()).unwrap();
-    // Its locks are gone with the clone's own descriptors.
-    assert!(mysqld::is_in_use(&server.server.data_dir).unwrap());
+    assert!(mysqld::is_in_use(&data_dir).unwrap(), "cloned");
     server.stop();
-    assert!(!mysqld::is_in_use(&server.server.data_dir).unwrap());
+    assert!(!mysqld::is_in_use(&data_dir).unwrap(), "stopped");
 }
 
 #[test]
