@@ -99,7 +99,7 @@ fn find_one(places: &[PathBuf], names: &[&str], flavour: Datastore, server_versi
                 }
                 format!("`{}` is of version {}", path.display(), program.version)
             }
-            Ok((found, _)) => format!("`{}` is {}'s", path.display(), found.name()),
+            Ok((found, _)) => format!("`{}` is {}'s", path.display(), found.title()),
             Err(err) => err.to_string(),
         };
         if !passed_over.contains(&found) {
