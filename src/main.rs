@@ -15,6 +15,8 @@ mod datastore;
 mod domain;
 mod durable;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod lock;
 mod logging;
 mod process;

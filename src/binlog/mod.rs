@@ -29,4 +29,6 @@ mod statement;
 pub(crate) mod summary;
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod golden;

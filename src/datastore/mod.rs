@@ -2,6 +2,9 @@
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
+pub(crate) mod dump;
+#[cfg(test)]
+pub(crate) mod fuzz;
 pub(crate) mod innodb;
 pub(crate) mod inspect;
 pub(crate) mod mariadb;

@@ -102,6 +102,21 @@ impl Sql {
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(value_text).collect()).collect())
     }
 
+    /// All rows by column name, each value as the bytes the server sent; NULL becomes empty. For text in any character set.
+    pub(crate) fn raw_records(&mut self, statement: &str) -> Result<Vec<BTreeMap<String, Vec<u8>>>, Error> {
+        let rows: Vec<mysql::Row> =
+            self.connection.query(statement).map_err(|err| self.statement_error(statement, err))?;
+        let bytes = |value| match value {
+            mysql::Value::Bytes(bytes) => bytes,
+            other => value_text(other).into_bytes(),
+        };
+        let record = |row: mysql::Row| {
+            let names: Vec<String> = row.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
+            names.into_iter().zip(row.unwrap().into_iter().map(bytes)).collect()
+        };
+        Ok(rows.into_iter().map(record).collect())
+    }
+
     /// The first row by column name; empty when there is none.
     pub(crate) fn record(&mut self, statement: &str) -> Result<BTreeMap<String, String>, Error> {
         let row: Option<mysql::Row> =

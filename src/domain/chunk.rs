@@ -1,5 +1,7 @@
 //! Chunks: pieces of binlog, whole transactions only, under the timeline that wrote them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +68,7 @@ impl ChunkFacts {
     ///
     /// Not simply `position_after`: a recovered server's state may name sequence numbers that were given up.
     pub(crate) fn apply_to(&self, position: &mut GtidPosition) {
-        let mut executed = GtidSet::default();
+        let mut executed: BTreeMap<_, Vec<Interval>> = BTreeMap::new();
         for range in &self.ranges {
             match range.stream {
                 GtidStream::Mariadb { domain, .. } => {
@@ -76,13 +78,11 @@ impl ChunkFacts {
                     }
                 }
                 GtidStream::Mysql(source) => {
-                    if let Some(interval) = Interval::new(range.first, range.last) {
-                        executed.add_interval(source, interval);
-                    }
+                    executed.entry(source).or_default().extend(Interval::new(range.first, range.last));
                 }
             }
         }
-        position.unite(&executed);
+        position.unite(&GtidSet::of(executed));
     }
 
     pub(crate) fn begins_at(&self) -> Coordinate {

@@ -155,19 +155,26 @@ impl GtidSet {
         // Nearly every GTID goes on where the last one ended: no list is moved and no name copied for it.
         match self.0.get_mut(&gtid.source) {
             Some(intervals) => insert(intervals, interval),
-            None => self.add_interval(gtid.source, interval),
+            None => drop(self.0.insert(gtid.source, vec![interval])),
         }
     }
 
-    pub(crate) fn add_interval(&mut self, source: GtidSource, interval: Interval) {
-        insert(self.0.entry(source).or_default(), interval);
+    /// The set of all these runs, in whatever order they come.
+    pub(crate) fn of(runs: BTreeMap<GtidSource, Vec<Interval>>) -> GtidSet {
+        let runs = runs.into_iter().filter(|(_, intervals)| !intervals.is_empty());
+        GtidSet(runs.map(|(source, intervals)| (source, in_order(intervals))).collect())
     }
 
     /// Adds everything of `other`.
     pub(crate) fn unite(&mut self, other: &GtidSet) {
         for (source, intervals) in &other.0 {
-            for interval in intervals {
-                self.add_interval(*source, *interval);
+            let known = self.0.entry(*source).or_default();
+            match intervals.as_slice() {
+                [one] => insert(known, *one),
+                more => {
+                    known.extend_from_slice(more);
+                    *known = in_order(std::mem::take(known));
+                }
             }
         }
     }
@@ -203,6 +210,17 @@ fn insert(intervals: &mut Vec<Interval>, interval: Interval) {
         merged.last = merged.last.max(known.last);
     }
     intervals.splice(begin..end.max(begin), [merged]);
+}
+
+/// Puts intervals in order and makes one of those that overlap or touch.
+fn in_order(mut intervals: Vec<Interval>) -> Vec<Interval> {
+    intervals.sort_unstable_by_key(|interval| interval.first);
+    intervals.dedup_by(|next, known| {
+        let is_one = next.first <= known.last + 1;
+        known.last = if is_one { known.last.max(next.last) } else { known.last };
+        is_one
+    });
+    intervals
 }
 
 fn subtract(intervals: &[Interval], taken: &[Interval]) -> Vec<Interval> {
@@ -251,38 +269,36 @@ impl FromStr for GtidSet {
 
     /// Reads what the server reads: intervals and tags in any order, repeated, with spaces between.
     fn from_str(text: &str) -> Result<GtidSet, Error> {
-        let mut set = GtidSet::default();
+        let mut runs = BTreeMap::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            set.parse_uuid_part(part).ok_or_else(|| {
+            parse_uuid_part(part, &mut runs).ok_or_else(|| {
                 Error::new(ErrorKind::InvalidInput, format!("`{part}` is not a set of GTIDs"))
                     .hint("Write a set as uuid:first-last, for example 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:8.")
             })?;
         }
-        Ok(set)
+        Ok(GtidSet::of(runs))
     }
 }
 
-impl GtidSet {
-    fn parse_uuid_part(&mut self, part: &str) -> Option<()> {
-        let mut fields = part.split(':').map(str::trim);
-        let mut source = GtidSource { uuid: parse_uuid(fields.next()?)?, tag: Tag::default() };
-        for field in fields {
-            if let Some(tag) = Tag::new(field).filter(|tag| !tag.is_empty()) {
-                source.tag = tag;
-                continue;
-            }
-            let (first, last) = field.split_once('-').unwrap_or((field, field));
-            let (first, last) = (parse_number(first)?, parse_number(last)?);
-            if first == 0 || last > NUMBER_MAX {
-                return None;
-            }
-            // An interval that ends before it begins is empty to the server, and no error.
-            if let Some(interval) = Interval::new(first, last) {
-                self.add_interval(source, interval);
-            }
+fn parse_uuid_part(part: &str, runs: &mut BTreeMap<GtidSource, Vec<Interval>>) -> Option<()> {
+    let mut fields = part.split(':').map(str::trim);
+    let mut source = GtidSource { uuid: parse_uuid(fields.next()?)?, tag: Tag::default() };
+    for field in fields {
+        if let Some(tag) = Tag::new(field).filter(|tag| !tag.is_empty()) {
+            source.tag = tag;
+            continue;
         }
-        Some(())
+        let (first, last) = field.split_once('-').unwrap_or((field, field));
+        let (first, last) = (parse_number(first)?, parse_number(last)?);
+        if first == 0 || last > NUMBER_MAX {
+            return None;
+        }
+        // An interval that ends before it begins is empty to the server, and no error.
+        if let Some(interval) = Interval::new(first, last) {
+            runs.entry(source).or_default().push(interval);
+        }
     }
+    Some(())
 }
 
 fn parse_uuid(text: &str) -> Option<Uuid> {

@@ -5,6 +5,8 @@ pub(crate) mod chunk;
 pub(crate) mod compression;
 pub(crate) mod coordinate;
 pub(crate) mod datastore;
+#[cfg(test)]
+pub(crate) mod fuzz;
 pub(crate) mod gtid;
 pub(crate) mod gtid_set;
 pub(crate) mod id;

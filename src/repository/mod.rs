@@ -82,6 +82,8 @@ pub(crate) mod chunk;
 pub(crate) mod codec;
 #[cfg(test)]
 mod encryption_tests;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod heads;
 mod history;
 mod layout;

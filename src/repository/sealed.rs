@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use super::{check_format, corrupt, sha256_hex};
 use crate::error::{Error, ErrorKind};
 
-const SEAL_BEFORE: &[u8] = b",\n  \"seal\": \"";
-const SEAL_BEHIND: &[u8] = b"\"\n}\n";
-const BODY_END: &[u8] = b"\n}";
+pub(super) const SEAL_BEFORE: &[u8] = b",\n  \"seal\": \"";
+pub(super) const SEAL_BEHIND: &[u8] = b"\"\n}\n";
+pub(super) const BODY_END: &[u8] = b"\n}";
 
 /// The sealed text of `value`, which serializes to an object with at least one member.
 pub(super) fn render<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {

@@ -7,7 +7,7 @@
 /// Makes a test of a function that takes a `Cell`, for each cell whose driver exists.
 macro_rules! on_every_cell {
     ($test:ident) => {
-        $crate::matrix::on_cells!($test: mariadb, mariadb_next, mysql);
+        $crate::matrix::on_cells!($test: mariadb, mariadb_dump, mariadb_next, mariadb_next_dump, mysql, mysql_dump);
     };
 }
 

@@ -1,5 +1,6 @@
 //! What MySQL's own events hold. Every decoder takes an event whose checksum was right and still believes none of its lengths.
 
+use std::collections::BTreeMap;
 use std::str;
 
 use uuid::Uuid;
@@ -141,17 +142,17 @@ pub(crate) fn previous_gtids(event: &Event<'_>) -> Result<GtidSet, Error> {
             1 => ((head >> 8) & 0xffff_ffff_ffff, true),
             _ => return None,
         };
-        let mut set = GtidSet::default();
+        let mut runs: BTreeMap<GtidSource, Vec<Interval>> = BTreeMap::new();
         for _ in 0..sources {
             let uuid = uuid(&mut fields)?;
             let tag = if has_tags { read_tag(&mut fields)? } else { Tag::default() };
-            let source = GtidSource { uuid, tag };
+            let intervals = runs.entry(GtidSource { uuid, tag }).or_default();
             for _ in 0..fields.u64()? {
                 let (first, behind_last) = (fields.u64()?, fields.u64()?);
-                set.add_interval(source.clone(), Interval::new(first, behind_last.checked_sub(1)?)?);
+                intervals.push(Interval::new(first, behind_last.checked_sub(1)?)?);
             }
         }
-        Some(set)
+        Some(GtidSet::of(runs))
     })();
     parsed.ok_or_else(|| event.malformed("the Previous_gtids event"))
 }

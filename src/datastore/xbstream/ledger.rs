@@ -98,7 +98,8 @@ pub(crate) fn last_checkpoint(dir: &Path, ledger: &Path, id: &str) -> Result<Opt
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(failed(err)),
     };
-    let Some(Noted { checkpoint, ended, length }) = read(&file, id).map_err(failed)? else { return Ok(None) };
+    let Some(noted) = read(&file, id).map_err(failed)?.filter(Noted::adds_up) else { return Ok(None) };
+    let Noted { checkpoint, ended, length } = noted;
     for (path, bytes) in &ended {
         if length_of(&dir.join(path)) != Some(*bytes) {
             return Ok(None);
@@ -120,6 +121,16 @@ struct Noted {
     ended: HashMap<String, u64>,
     /// Bytes of the ledger up to there.
     length: u64,
+}
+
+impl Noted {
+    /// Whether the checkpoint counts what was noted before it.
+    fn adds_up(&self) -> bool {
+        let Checkpoint { files, bytes, open, .. } = &self.checkpoint;
+        let lengths = self.ended.values().chain(open.values());
+        let sum = lengths.copied().try_fold(0_u64, u64::checked_add);
+        sum == Some(*bytes) && (self.ended.len() + open.len()) as u64 == *files
+    }
 }
 
 fn read(file: &File, id: &str) -> std::io::Result<Option<Noted>> {

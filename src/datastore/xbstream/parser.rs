@@ -17,6 +17,8 @@ const SPARSE_ENTRIES_MAX: usize = 256 * 1024;
 /// The server's own limit (`FN_REFLEN` with its final zero).
 pub(super) const PATH_BYTES_MAX: usize = 511;
 const NAME_BYTES_MAX: usize = 255;
+/// How deep a file may lie. A server's lie two deep; a few more for tablespaces in folders of somebody's own.
+pub(super) const DEPTH_MAX: usize = 16;
 /// The tool has one file open for each of its threads, and a few more.
 pub(super) const OPEN_FILES_MAX: usize = 512;
 /// More files than any server could have open tables.
@@ -389,5 +391,8 @@ fn unknown_chunk(kind: u8) -> Error {
 /// Whether it is a name that a server's file can have below its data directory.
 pub(super) fn is_sane_path(path: &str) -> bool {
     let good_name = |name: &str| !matches!(name, "" | "." | "..") && name.len() <= NAME_BYTES_MAX;
-    path.len() <= PATH_BYTES_MAX && path.split('/').all(good_name) && !path.chars().any(|c| c.is_control() || c == '\\')
+    path.len() <= PATH_BYTES_MAX
+        && path.split('/').all(good_name)
+        && path.split('/').count() <= DEPTH_MAX
+        && !path.chars().any(|c| c.is_control() || c == '\\')
 }

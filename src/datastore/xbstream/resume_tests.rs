@@ -127,6 +127,15 @@ fn cut_off_again_and_again_it_comes_to_its_end() {
 }
 
 #[test]
+fn directories_without_number_are_synced_as_they_come() {
+    let stream: Vec<u8> = (0..75).flat_map(|nth| end(&format!("{nth}/2/3/4/5/6/7/8/9/10/11/12/13/14/15/x"))).collect();
+    let place = Place::new();
+    place.cut_off(&stream, &Checkpoint::default(), u64::MAX);
+    let from = place.checkpoint().unwrap();
+    assert!(from.offset > 0 && from.open.is_empty(), "their names are kept until the end of the stream");
+}
+
+#[test]
 fn what_is_not_as_noted_is_not_gone_on_with() {
     let stream = stream();
     let cut = stream.len() - 100;
@@ -152,6 +161,15 @@ fn what_is_not_as_noted_is_not_gone_on_with() {
     });
     refused("an empty ledger", &|place| write(&place.ledger, b""));
     refused("no JSON", &|place| write(&place.ledger, b"\0\0\0\n"));
+    for (member, number) in [("files", u64::MAX), ("bytes", u64::MAX), ("bytes", 1), ("offset", 0)] {
+        refused("numbers that do not add up", &|place| {
+            let text = fs::read_to_string(&place.ledger).unwrap();
+            let (before, last) = text.trim_end().rsplit_once('\n').unwrap();
+            let mut last: serde_json::Value = serde_json::from_str(last).unwrap();
+            last["checkpoint"][member] = number.into();
+            write(&place.ledger, format!("{before}\n{last}\n").as_bytes());
+        });
+    }
     refused("a newer format", &|place| {
         let text = fs::read_to_string(&place.ledger).unwrap();
         write(&place.ledger, text.replacen("\"format\":1", "\"format\":2", 1).as_bytes());

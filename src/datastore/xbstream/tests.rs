@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Deadline;
-use crate::datastore::xbstream::parser::OPEN_FILES_MAX;
+use crate::datastore::xbstream::parser::{DEPTH_MAX, OPEN_FILES_MAX};
 use crate::datastore::xbstream::unpack::Unpacked;
 use crate::testing::TempDir;
 
@@ -206,6 +206,7 @@ fn no_flipped_bit_makes_a_panic_or_leads_outside() {
 #[test]
 fn malicious_names_are_refused_before_anything_is_made() {
     let long_name = "n".repeat(256);
+    let deep_path = format!("{}x", "d/".repeat(DEPTH_MAX));
     let long_path = format!("{}/x", ["d".repeat(200), "d".repeat(200), "d".repeat(200)].join("/"));
     for name in [
         "../evil",
@@ -223,6 +224,7 @@ fn malicious_names_are_refused_before_anything_is_made() {
         "a\nb",
         "nul\0",
         &long_name,
+        &deep_path,
         &long_path,
     ] {
         let scratch = TempDir::new();
@@ -235,6 +237,7 @@ fn malicious_names_are_refused_before_anything_is_made() {
         }
         assert_eq!(tree(&scratch).len(), 1, "{name:?}");
     }
+    tap_all(&end(&deep_path[2..]), &[]).unwrap();
     assert_eq!(tap_all(&chunk(0, b'E', b"\xff\xfe", None), &[]).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 

@@ -27,6 +27,8 @@ use crate::error::{Error, ErrorKind, error_of, io_error};
 const BUFFER_BYTES: usize = 1024 * 1024;
 /// Ended files that wait to be synced; each holds a descriptor.
 const UNSYNCED_FILES_MAX: usize = 64;
+/// So many directories at most have something new in them and are not synced: their names are kept.
+const UNSYNCED_DIRS_MAX: usize = 1_000;
 /// Bytes of the list of directories without files: each of them has a path.
 const EMPTY_DIRECTORIES_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const FILE_MODE: u32 = 0o660;
@@ -189,12 +191,18 @@ impl<'a> Tree<'a> {
     fn finish(mut self) -> Result<Unpacked, Error> {
         self.join_syncer()?;
         self.make_empty_directories()?;
+        self.sync_dirs()?;
+        Ok(self.made)
+    }
+
+    fn sync_dirs(&mut self) -> Result<(), Error> {
         // Deeper ones first: a name that is durable then never leads to one that is not.
         for path in self.changed_dirs.iter().rev() {
             let dir = self.open_dir(path)?;
             rustix::fs::fsync(&dir).map_err(|err| self.fault("unable to sync directory", path, err))?;
         }
-        Ok(self.made)
+        self.changed_dirs.clear();
+        Ok(())
     }
 
     /// Makes the directories that no file of the stream lies in.
@@ -213,6 +221,9 @@ impl<'a> Tree<'a> {
                 return Err(Error::new(ErrorKind::Corrupt, what));
             }
             self.make_parents(&format!("{path}/"))?;
+            if self.changed_dirs.len() >= UNSYNCED_DIRS_MAX {
+                self.sync_dirs()?;
+            }
         }
         let removed = beneath::remove(&self.root, EMPTY_DIRECTORIES);
         removed.map_err(|err| self.fault("unable to remove", EMPTY_DIRECTORIES, err))?;
@@ -302,13 +313,14 @@ impl Sink for Tree<'_> {
     fn bytes(&mut self, path: &str, bytes: &[u8], zeros: Zeros) -> Result<(), Error> {
         let file = self.open.get_mut(path).ok_or_else(|| not_open(path))?;
         file.write(bytes, zeros).map_err(|err| io_error("unable to write", &self.dir.join(path), err))?;
-        self.made.bytes += bytes.len() as u64;
+        self.made.bytes = self.made.bytes.saturating_add(bytes.len() as u64);
         Ok(())
     }
 
     fn gap(&mut self, path: &str, length: u64) -> Result<(), Error> {
         self.open.get_mut(path).ok_or_else(|| not_open(path))?.gap(length);
-        self.made.bytes += length;
+        // Gaps cost nothing in a stream: very many files may claim to be very long.
+        self.made.bytes = self.made.bytes.saturating_add(length);
         Ok(())
     }
 
@@ -319,7 +331,8 @@ impl Sink for Tree<'_> {
     }
 
     fn boundary(&mut self, place: &Boundary<'_>) -> Result<(), Error> {
-        if place.offset - self.checkpoint_at < self.checkpoint_bytes {
+        let is_due = place.offset - self.checkpoint_at >= self.checkpoint_bytes;
+        if !is_due && self.changed_dirs.len() < UNSYNCED_DIRS_MAX {
             return Ok(());
         }
         self.checkpoint_at = place.offset;

@@ -30,6 +30,19 @@ fn a_set_is_read_and_written_as_the_server_does() {
 }
 
 #[test]
+fn runs_in_any_order_take_no_more_time_than_in_theirs() {
+    let numbers: Vec<String> = (1..=200_000_u64).rev().map(|nth| format!(":{}", 2 * nth)).collect();
+    let odd: GtidSet = set(&format!("3e11fa47-71ca-11e1-9e33-c80aa9429562{}", numbers.concat()));
+    assert_eq!(odd.count(), 200_000);
+    let mut all = set("3e11fa47-71ca-11e1-9e33-c80aa9429562:1-399999");
+    let even = all.without(&odd);
+    all.unite(&odd);
+    let mut whole = even.clone();
+    whole.unite(&odd);
+    assert_eq!((even.count(), whole == all, all.count()), (200_000, true, 400_000));
+}
+
+#[test]
 fn text_that_the_server_refuses_is_refused() {
     for bad in [
         "A:0",

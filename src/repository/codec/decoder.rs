@@ -13,6 +13,11 @@ use super::NAME_MAGIC;
 use super::identity::Keyring;
 
 const AGE_BEGIN: [u8; 4] = *b"age-";
+/// The last line of a header begins so.
+const AGE_HEADER_END: &[u8] = b"---";
+/// A header has 100 bytes or so for each of at most 64 recipients. age reads it from its begin again for every line, and
+/// would never have enough of one without end.
+const AGE_HEADER_BYTES_MAX: u64 = 32 * 1024;
 const GZIP_BEGIN: [u8; 2] = [0x1F, 0x8B];
 /// Longer than any key may be.
 const NAME_BYTES_MAX: usize = 1024;
@@ -43,11 +48,13 @@ enum Decompressor<R: BufRead> {
 
 /// What was read to tell the form, and the rest.
 type Whole<R> = Chain<Cursor<[u8; 4]>, R>;
+/// What was read as the header of an encrypted object, and the rest.
+type Encrypted<R> = Chain<Cursor<Vec<u8>>, Whole<R>>;
 
 /// What yields the compressed bytes.
 enum Source<R: BufRead> {
     Plain(Whole<R>),
-    Decrypted(BufReader<StreamReader<Whole<R>>>),
+    Decrypted(BufReader<StreamReader<Encrypted<R>>>),
 }
 
 impl<R: BufRead> Decoder<R> {
@@ -83,7 +90,7 @@ fn decrypt<R: BufRead>(stored: Whole<R>, keyring: &Keyring) -> Result<Source<R>,
         DecryptError::Io(err) => fault_of(err),
         err => Fault::Damaged(format!("its encryption is broken: {err}")),
     };
-    let decryptor = Decryptor::new(stored).map_err(damaged)?;
+    let decryptor = Decryptor::new_buffered(with_header(stored)?).map_err(damaged)?;
     if decryptor.is_scrypt() {
         return Err(Fault::Damaged("it is encrypted with a passphrase, which coffer never does".to_owned()));
     }
@@ -95,6 +102,23 @@ fn decrypt<R: BufRead>(stored: Whole<R>, keyring: &Keyring) -> Result<Source<R>,
         Ok(reader) => Ok(Source::Decrypted(BufReader::with_capacity(BUFFER_BYTES, reader))),
         Err(DecryptError::NoMatchingKeys) => Err(Fault::Locked(keyring.misfit(&identities))),
         Err(err) => Err(damaged(err)),
+    }
+}
+
+/// Reads the header of an encrypted object, in front of which it stands again; nothing else is looked at here.
+fn with_header<R: BufRead>(mut stored: Whole<R>) -> Result<Encrypted<R>, Fault> {
+    let mut header = Vec::new();
+    let mut lines = stored.by_ref().take(AGE_HEADER_BYTES_MAX);
+    loop {
+        let begin = header.len();
+        lines.read_until(b'\n', &mut header).map_err(fault_of)?;
+        let line = header.get(begin..).unwrap_or_default();
+        if !line.ends_with(b"\n") {
+            return Err(Fault::Damaged("its encryption is broken: its header does not end".to_owned()));
+        }
+        if line.starts_with(AGE_HEADER_END) {
+            return Ok(Cursor::new(header).chain(stored));
+        }
     }
 }
 

@@ -223,6 +223,36 @@ fn a_bad_recipient_is_named_and_a_secret_in_its_place_is_not() {
     assert!(Codec::new(&Settings { encrypt_to: many, ..Settings::default() }).is_err());
 }
 
+/// Yields its bytes again and again.
+struct Endless(&'static [u8], usize);
+
+impl std::io::Read for Endless {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let rest = &self.0[self.1 % self.0.len()..];
+        let length = rest.len().min(buf.len());
+        buf[..length].copy_from_slice(&rest[..length]);
+        self.1 += length;
+        Ok(length)
+    }
+}
+
+#[test]
+fn a_header_without_end_is_damage_and_one_for_the_most_recipients_is_none() {
+    let codec_of = |keys: &[&Key], text: &str| codec(Compression::Zstd, keys, asked(text));
+    let key = key();
+    for line in ["-> X25519 AAAA\n", "AAAA\n", "\n", "A"] {
+        let lines = std::io::BufReader::new(Endless(line.as_bytes(), 0));
+        let stored = std::io::BufReader::new(std::io::Read::chain(&b"age-encryption.org/v1\n"[..], lines));
+        match codec_of(&[], &key.text).decoder(NAME, stored) {
+            Err(Fault::Damaged(why)) => assert!(why.contains("header"), "{why}"),
+            other => panic!("{line:?}: {:?}", other.err()),
+        }
+    }
+    let keys: Vec<Key> = (0..64).map(|_| self::key()).collect();
+    let stored = pack(&codec_of(&keys.iter().collect::<Vec<_>>(), ""), NAME, b"raw");
+    assert_eq!(codec_of(&[], &keys[63].text).unpack(NAME, &stored, 3).unwrap(), b"raw");
+}
+
 #[test]
 fn a_hostile_object_takes_no_more_memory_than_it_may() {
     let codec = codec(Compression::Zstd, &[], IdentitySource::Nowhere);
