@@ -16,7 +16,7 @@ use crate::agent::verify::schedule::Schedule;
 use crate::agent::{Context, Settings, rebuild};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::{self, Config};
-use crate::datastore::version::program_version;
+use crate::datastore::version::version_of;
 use crate::datastore::{Toolbox, Tools};
 use crate::domain::datastore::Datastore;
 use crate::durable;
@@ -136,6 +136,7 @@ pub(crate) fn tools(config: &Config) -> Toolbox {
     let of = |datastore, from: &config::Installation| Tools {
         datastore,
         strategy: from.strategy,
+        dump_locks_tables: from.dump_locks_tables,
         server: from.server.clone(),
         install_db: from.install_db.clone(),
         backup: from.backup.clone(),
@@ -151,7 +152,7 @@ pub(crate) fn tools(config: &Config) -> Toolbox {
 /// The servers that can be created here, MariaDB first. One whose program does not say its version can't be started.
 fn installed(tools: &Toolbox) -> Vec<Installed> {
     let found = Datastore::ALL.into_iter().filter_map(|datastore| {
-        let version = program_version(&tools.of(datastore).server).ok()?;
+        let version = version_of(datastore, &tools.of(datastore).server).ok()?;
         Some(Installed { datastore, version })
     });
     found.collect()

@@ -8,7 +8,7 @@ use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
 use crate::datastore::dump::tools::DumpTools;
-use crate::datastore::version::program_version;
+use crate::datastore::version::version_of;
 use crate::datastore::xtrabackup;
 use crate::domain::backup::Strategy;
 use crate::domain::chunk::Chunk;
@@ -145,7 +145,8 @@ impl Planning for AgentPlanning {
         let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
         let source = Source { context: &self.context, instance: id, kept: Mutex::default() };
         // A program that can't be asked can't replay either, and then the recovery says so.
-        let program_version = program_version(&self.context.tools.of(instance.datastore).server).unwrap_or_default();
+        let datastore = instance.datastore;
+        let program_version = version_of(datastore, &self.context.tools.of(datastore).server).unwrap_or_default();
         let facts = Facts {
             instance: id,
             now: clock::now(),

@@ -48,6 +48,8 @@ pub(crate) struct Tools {
     pub(crate) datastore: Datastore,
     /// How backups are taken.
     pub(crate) strategy: Strategy,
+    /// A dump locks all tables, so that rows of every engine are of one moment.
+    pub(crate) dump_locks_tables: bool,
     pub(crate) server: PathBuf,
     /// MariaDB's; MySQL's server makes its data directories itself.
     pub(crate) install_db: PathBuf,
@@ -81,6 +83,7 @@ impl Toolbox {
         let of = |datastore, server: &str, backup: &str, client: &str, dump: &str| Tools {
             datastore,
             strategy: Strategy::physical(datastore),
+            dump_locks_tables: false,
             server: server.into(),
             install_db: "mariadb-install-db".into(),
             backup: backup.into(),

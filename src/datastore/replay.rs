@@ -115,6 +115,7 @@ pub(crate) struct Replayed<'a> {
 
 impl Replayed<'_> {
     /// The events of the scheduler as they are now.
+    #[cfg(test)]
     pub(crate) fn scheduled_events(&mut self) -> Result<Vec<ScheduledEvent>, Error> {
         self.applier.scheduled_events(self.sql)
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 
 use crate::domain::datastore::Datastore;
-use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid::BinlogState;
 use crate::domain::gtid_set::GtidSet;
 use crate::error::{Error, ErrorKind};
 
@@ -150,24 +150,12 @@ impl Sql {
         Ok(datastore)
     }
 
-    /// Where the applier stands: `gtid_slave_pos`, or on MySQL everything that was ever committed.
-    pub(crate) fn applier_position(&mut self) -> Result<GtidPosition, Error> {
-        match self.datastore()? {
-            Datastore::Mariadb => self.value("SELECT @@GLOBAL.gtid_slave_pos")?.parse(),
-            Datastore::Mysql => Ok(self.executed()?.into()),
-        }
-    }
-
     /// What the server's own binlog holds: `gtid_binlog_state`, or on MySQL everything that was ever committed.
     pub(crate) fn binlog_state(&mut self) -> Result<BinlogState, Error> {
         match self.datastore()? {
             Datastore::Mariadb => self.value("SELECT @@GLOBAL.gtid_binlog_state")?.parse(),
-            Datastore::Mysql => Ok(self.executed()?.into()),
+            Datastore::Mysql => Ok(self.value("SELECT @@GLOBAL.gtid_executed")?.parse::<GtidSet>()?.into()),
         }
-    }
-
-    fn executed(&mut self) -> Result<GtidSet, Error> {
-        self.value("SELECT @@GLOBAL.gtid_executed")?.parse()
     }
 
     fn statement_error(&self, statement: &str, err: mysql::Error) -> Error {

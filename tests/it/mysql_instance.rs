@@ -13,27 +13,18 @@ use serde_json::{Value, json};
 use crate::harness::api::text;
 use crate::harness::appliance::{Appliance, BINARY, Said, said};
 use crate::harness::bed::{Bed, kill_and_wait};
+use crate::harness::cell::{Cell, Datastore};
 use crate::harness::instance::{Instance, ROOT};
 use crate::harness::{sql, wait_for};
 use crate::shipping::assert_stored_is_what_the_server_has;
 
+const MYSQL: Datastore = Datastore::Mysql;
 /// Bytes of a file's head that differ while it is in use: the magic and MySQL's format description.
 const HEAD: usize = 4 + 123;
 
-/// Where `scripts/setup --with-mysql` puts the server.
-fn folder() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
-    let folder = cache.join("coffer-test-servers/mysql");
-    assert!(folder.join("bin/mysqld").is_file(), "no MySQL to test with: run `scripts/setup --with-mysql`");
-    folder
-}
-
-/// The lines of the configuration for a server program. What lies in root's home can be read by root alone, and mysqld
-/// looks there once it is somebody else.
+/// The lines of the configuration for another server program.
 fn configuration(server: &Path) -> String {
-    let user = said(Command::new("id").arg("-un")).stdout;
-    format!("\n[mysql]\nserver = \"{}\"\nserver_user = \"{}\"\n", server.display(), user.trim())
+    format!("\n[mysql]\nserver = \"{}\"\nserver_user = \"{}\"\n", server.display(), MYSQL.account())
 }
 
 struct Scene {
@@ -45,7 +36,7 @@ struct Scene {
 
 impl Scene {
     fn new(name: &str) -> Scene {
-        Scene::on(Appliance::start_in(Bed::new(name), &configuration(&folder().join("bin/mysqld"))))
+        Scene::on(Appliance::start_in(Bed::new(name), &Cell::mysql().configuration()))
     }
 
     fn on(appliance: Appliance) -> Scene {
@@ -277,17 +268,17 @@ fn a_mysql_that_was_there_before_is_adopted_for_what_it_is() {
     scene.appliance.stop();
     let options = scene.instance.socket.with_file_name("my.cnf");
     let start = scene.appliance.bed.path("start");
-    let program = folder().join("bin/mysqld");
+    let program = MYSQL.program("mysqld");
     let script = format!("#!/bin/sh\nsetsid {} --defaults-file={} &\n", program.display(), options.display());
     fs::write(&start, script).unwrap();
     fs::set_permissions(&start, fs::Permissions::from_mode(0o755)).unwrap();
-    let admin = folder().join("bin/mysqladmin");
+    let admin = MYSQL.admin();
     let adopt = json!({
         "socket": scene.instance.socket, "defaults_file": options, "start": [start],
         "stop": [admin, format!("--defaults-file={}", options.display()), "shutdown"],
     });
 
-    let appliance = Appliance::start_in(Bed::new("my-adopt"), &configuration(&program));
+    let appliance = Appliance::start_in(Bed::new("my-adopt"), &Cell::mysql().configuration());
     let adopt = |name: &str| {
         let body = json!({"instance": {"name": name, "adopt": adopt}});
         appliance.api.post(&format!("{ROOT}/instances"), &body).expect(200)
@@ -329,16 +320,17 @@ fn a_disk_too_small_for_a_clone_is_named_by_the_check() {
         println!("SMALL DISK: NOT TRIED, this account may not mount a file system");
         return;
     }
-    let more = configuration(&folder().join("bin/mysqld"));
-    let scene = Scene::on(Appliance::start_at(bed, &more, Some(small.join("state"))));
+    let scene = Scene::on(Appliance::start_at(bed, &Cell::mysql().configuration(), Some(small.join("state"))));
     let refused = scene.check();
     assert!(refused.code == 3 && refused.stdout.contains("a clone takes up to"), "{refused:?}");
 }
 
 /// A server program that has a keyring: it is told of it in a file beside the program, so it seems to lie in `dir`.
 fn with_keyring(dir: &Path) -> PathBuf {
-    let script = fs::read_to_string(folder().join("bin/mysqld")).unwrap();
-    let (plugins, usr) = (dir.join("plugins"), folder().join("root/usr"));
+    let program = MYSQL.program("mysqld");
+    let script = fs::read_to_string(&program).unwrap();
+    let folder = program.parent().and_then(Path::parent).unwrap();
+    let (plugins, usr) = (dir.join("plugins"), folder.join("root/usr"));
     fs::create_dir_all(&plugins).unwrap();
     for entry in fs::read_dir(usr.join("lib/mysql/plugin")).unwrap().flatten() {
         std::os::unix::fs::symlink(entry.path(), plugins.join(entry.file_name())).unwrap();

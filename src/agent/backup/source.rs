@@ -152,7 +152,7 @@ fn begin_dump(taking: &Taking<'_>) -> Result<DumpStream, Error> {
         .create(&own)
         .map_err(|err| io_error("unable to create", &own, err))?;
     let settings = DumpSettings {
-        stillness: Stillness::Snapshot,
+        stillness: if tools.dump_locks_tables { Stillness::Locked } else { Stillness::Snapshot },
         lock: LockPatience::default(),
         dir: own,
         log: log.to_path_buf(),

@@ -1,6 +1,7 @@
 //! Changes to the events of a binlog file, behind which sizes, positions and checksums are right again, mostly.
 
 use crate::binlog::event::{CHECKSUM_BYTES, HEADER_BYTES, Header, MAGIC, event_type};
+use crate::binlog::mysql::event::event_type as mysql;
 use crate::fuzz::{Dice, mutate};
 
 /// Offset of the type in an event.
@@ -82,6 +83,10 @@ impl BinlogFile {
             let at = dice.below(self.events.len());
             // The format description is worth less than what stands behind it.
             let at = if at == 0 { dice.below(self.events.len()) } else { at };
+            // What is packed holds events of its own.
+            let is_packed = |event: &Vec<u8>| event.get(TYPE_AT) == Some(&mysql::TRANSACTION_PAYLOAD);
+            let packed = self.events.iter().position(is_packed).filter(|_| dice.one_in(3));
+            let at = packed.unwrap_or(at);
             let event = &mut self.events[at];
             let Some((header, body)) = event.split_at_checked(HEADER_BYTES) else { continue };
             let (mut header, mut body) = (header.to_vec(), body.to_vec());

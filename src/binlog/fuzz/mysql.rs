@@ -52,10 +52,11 @@ fn changed_payload(dice: &mut Dice, body: &[u8]) -> Vec<u8> {
     let mut events = zstd::decode_all(&body[begin..]).unwrap_or_default();
     for _ in 0..=dice.below(3) {
         match dice.below(8) {
-            // Sizes in the header of the first event.
             0 => {
-                if let Some(size) = events.get_mut(9..13) {
-                    size.copy_from_slice(&(dice.number() as u32).to_le_bytes());
+                let begin = begin_of_some_event(dice, &events);
+                if let Some(size) = events.get_mut(begin + 9..begin + 13) {
+                    let number = if dice.one_in(2) { dice.below(40) as u32 } else { dice.number() as u32 };
+                    size.copy_from_slice(&number.to_le_bytes());
                 }
             }
             1 => {
@@ -95,6 +96,18 @@ fn changed_payload(dice: &mut Dice, body: &[u8]) -> Vec<u8> {
         mutate::change(dice, &mut made, body);
     }
     made
+}
+
+fn begin_of_some_event(dice: &mut Dice, events: &[u8]) -> usize {
+    let mut begins = vec![0];
+    while let Some(size) = begins.last().and_then(|begin| events.get(begin + 9..begin + 13)) {
+        let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
+        if size < HEADER_BYTES || begins.len() == 100 {
+            break;
+        }
+        begins.push(begins.last().unwrap_or(&0) + size);
+    }
+    *dice.pick(&begins)
 }
 
 /// A payload that unpacks to a great deal.

@@ -115,11 +115,13 @@ pub(super) fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, 
 }
 
 /// What the dump's first file says.
+#[cfg(test)]
 pub(crate) fn parse_head(bytes: &[u8]) -> Result<Head, Error> {
     parse(HEAD, bytes)
 }
 
 /// What the dump's last file says.
+#[cfg(test)]
 pub(crate) fn parse_end(bytes: &[u8]) -> Result<End, Error> {
     parse(END, bytes)
 }

@@ -35,8 +35,9 @@ pub(super) struct Survey {
 pub(super) const LOOK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Warnings of a dump of this server taken now, without taking one: tables that are not transactional, first of all.
-pub(crate) fn warnings(sql: &mut Sql) -> Result<Vec<String>, Error> {
-    Ok(Survey::take(sql)?.warnings())
+pub(crate) fn warnings(sql: &mut Sql, is_locked: bool) -> Result<Vec<String>, Error> {
+    let survey = Survey::take(sql)?;
+    Ok(if is_locked { survey.warnings_when_locked() } else { survey.warnings() })
 }
 
 impl Survey {

@@ -29,25 +29,17 @@ pub(crate) struct Program {
 }
 
 impl DumpTools {
-    /// Finds what fits a server of this version (`SELECT VERSION()`), first beside `server`, its program, then in `PATH`.
+    /// Finds what fits a server of this version (`SELECT VERSION()`), first where the installation's own programs are, then
+    /// in `PATH`.
     ///
-    /// Fails with `NotFound` when there is none, and says which were passed over and why: one of the other flavour
+    /// Fails with `NotFound` when there is none, and says which were passed over and why: one of the other datastore
     /// writes what this one cannot read, and one of an older series does not know all that the server has.
-    pub(crate) fn find(server: &Path, server_version: &str) -> Result<DumpTools, Error> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        DumpTools::find_in(&places(server, &path), Datastore::of_version(server_version), server_version)
-    }
-
-    /// As `find`, beginning where the installation's own programs are.
     pub(crate) fn of(tools: &Tools, server_version: &str) -> Result<DumpTools, Error> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let named = [&tools.dump, &tools.client].into_iter().filter_map(|program| program.parent()).map(Path::to_owned);
-        let named = named.filter(|dir| dir.is_absolute());
-        DumpTools::find_in(
-            &named.chain(places(&tools.server, &path)).collect::<Vec<_>>(),
-            tools.datastore,
-            server_version,
-        )
+        let mut all: Vec<PathBuf> = named.filter(|dir| dir.is_absolute()).collect();
+        all.extend(places(&tools.server, &path));
+        DumpTools::find_in(&all, tools.datastore, server_version)
     }
 
     fn find_in(places: &[PathBuf], flavour: Datastore, server_version: &str) -> Result<DumpTools, Error> {
@@ -107,7 +99,7 @@ fn find_one(places: &[PathBuf], names: &[&str], flavour: Datastore, server_versi
                 }
                 format!("`{}` is of version {}", path.display(), program.version)
             }
-            Ok((found, _)) => format!("`{}` is {}'s", path.display(), found.name()),
+            Ok((found, _)) => format!("`{}` is {}'s", path.display(), found.title()),
             Err(err) => err.to_string(),
         };
         if !passed_over.contains(&found) {

@@ -169,7 +169,7 @@ impl Target for SmallObjects {
         if !dice.one_in(5) {
             json::change(dice, &mut value);
         }
-        if dice.one_in(100) {
+        if dice.one_in(400) {
             crowd(dice, &mut value);
         }
         let mut text = serde_json::to_vec_pretty(&value).unwrap();

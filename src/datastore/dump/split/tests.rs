@@ -31,7 +31,7 @@ fn rows(name: &str, rows: &str) -> String {
 
 fn split(text: &str, size: usize) -> Result<BTreeMap<String, String>, Error> {
     let mut splitter = Splitter::new(HeadFacts {
-        flavour: crate::domain::datastore::Datastore::Mariadb,
+        flavour: Datastore::Mariadb,
         server_version: "v".to_owned(),
         tool: "t".to_owned(),
         tool_version: "tv".to_owned(),

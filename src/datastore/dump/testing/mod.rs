@@ -31,6 +31,7 @@ impl TestMariadb {
         let tools = Tools {
             datastore: Datastore::Mariadb,
             strategy: Strategy::Dump,
+            dump_locks_tables: false,
             client: PathBuf::from("mariadb"),
             dump: PathBuf::from("mariadb-dump"),
             server: PathBuf::from("/usr/sbin/mariadbd"),
@@ -98,7 +99,7 @@ impl TestServer {
     }
 
     pub(crate) fn dump_tools(&self) -> DumpTools {
-        DumpTools::find(&self.parts().0.server, &self.sql().value("SELECT VERSION()").unwrap()).unwrap()
+        DumpTools::of(self.parts().0, &self.sql().value("SELECT VERSION()").unwrap()).unwrap()
     }
 
     pub(crate) fn restart(&self) {
