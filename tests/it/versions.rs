@@ -1,10 +1,11 @@
 //! Servers of another version than a backup's: what does not fit is refused in the plan, by name, and nothing is touched.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::appliance::Appliance;
+use crate::harness::appliance::{Appliance, said};
 use crate::harness::cell::Cell;
 use crate::harness::instance::Instance;
 use crate::harness::sql;
@@ -25,11 +26,6 @@ fn refused(taken: Cell, configured: Cell) {
     let mut conn = instance.conn();
     sql::run(&mut conn, "CREATE DATABASE shop");
     let backup = instance.backup("base");
-    let version = |cell: Cell| {
-        let mut command = std::process::Command::new(cell.datastore.program("mariadbd"));
-        let said = crate::harness::appliance::said(command.args(["--no-defaults", "--version"])).stdout;
-        said.split("Ver ").nth(1).unwrap().split('-').next().unwrap().to_owned()
-    };
     assert_eq!(
         backup["datastore"]["version"],
         version(taken).rsplit_once('.').unwrap().0,
@@ -40,12 +36,7 @@ fn refused(taken: Cell, configured: Cell) {
     let server = instance.server_pid();
 
     let right = fs::read_to_string(&appliance.config).unwrap();
-    let ours = taken.configuration();
-    let others = configured.configuration();
-    let wrong = if ours.is_empty() { right.clone() + &others } else { right.replace(&ours, &others) };
-    appliance.stop();
-    fs::write(&appliance.config, wrong).unwrap();
-    appliance.resume(&[]);
+    configure(&mut appliance, taken, configured);
     instance.wait_active();
     for members in [json!({"before_gtid": gone}), json!({"latest": true, "plan_only": true})] {
         let message = instance.ask_recovery(&members).fault(409);
@@ -60,4 +51,50 @@ fn refused(taken: Cell, configured: Cell) {
     appliance.resume(&[]);
     instance.recover(&json!({"before_gtid": gone}));
     assert!(!sql::contents(&mut instance.conn(), "shop").contains_key("shop.t"));
+}
+
+/// Statements are understood by a later server: the recovery is the step up.
+#[test]
+fn a_dump_of_the_series_before_is_taken_by_the_one_that_is_configured() {
+    let (taken, configured) = (Cell::mariadb_dump(), Cell::mariadb_next_dump());
+    let mut appliance = Appliance::start_with(taken, "step-up");
+    let instance = Instance::create(&appliance, "step-up");
+    let mut conn = instance.conn();
+    sql::run(&mut conn, "CREATE DATABASE shop");
+    sql::run(&mut conn, "CREATE TABLE shop.t (id INT PRIMARY KEY, x VARCHAR(20))");
+    sql::run(&mut conn, "INSERT INTO shop.t VALUES (1, 'in the base')");
+    instance.backup("base");
+    sql::run(&mut conn, "INSERT INTO shop.t VALUES (2, 'after it')");
+    let expected = sql::contents(&mut conn, "shop");
+    let gone = sql::commit(&mut conn, "DROP TABLE shop.t");
+    instance.wait_shipped(&gone);
+
+    configure(&mut appliance, taken, configured);
+    instance.wait_active();
+    let plan = instance.plan(&json!({"before_gtid": gone}));
+    let warnings = plan["warnings"].to_string();
+    assert!(
+        warnings.contains(&version(taken)) && warnings.contains(&version(configured)),
+        "both are named: {warnings}"
+    );
+    instance.recover(&json!({"before_gtid": gone}));
+    sql::assert_same(&sql::contents(&mut instance.conn(), "shop"), &expected, "on the next series");
+    let runs = sql::ask(&mut instance.conn(), "SELECT VERSION()");
+    assert!(runs.starts_with(&version(configured)), "{runs}");
+}
+
+/// Starts the appliance again with the programs of another cell.
+fn configure(appliance: &mut Appliance, now: Cell, then: Cell) {
+    let text = fs::read_to_string(&appliance.config).unwrap();
+    let (ours, others) = (now.configuration(), then.configuration());
+    appliance.stop();
+    fs::write(&appliance.config, if ours.is_empty() { text + &others } else { text.replace(&ours, &others) }).unwrap();
+    appliance.resume(&[]);
+}
+
+/// As the server's program states it.
+fn version(cell: Cell) -> String {
+    let mut command = Command::new(cell.datastore.program("mariadbd"));
+    let said = said(command.args(["--no-defaults", "--version"])).stdout;
+    said.split("Ver ").nth(1).unwrap().split('-').next().unwrap().to_owned()
 }
