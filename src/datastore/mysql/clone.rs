@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::datastore::Tools;
 
 use crate::datastore::mysql::inspect;
+use crate::datastore::option_file::OptionGroup;
 use crate::datastore::owner::Owner;
 use crate::datastore::scratch::{Scratch, ScratchSettings, make_run_dir, socket_path};
 use crate::datastore::sql::{Access, Sql};
@@ -196,8 +197,15 @@ pub(crate) fn settle(tools: &Tools, settings: &ScratchSettings) -> Result<CloneE
     make_run_dir(tools, &settings.run_dir)?;
     // No account of the data's own is needed: whoever can enter the run directory could read the files as well.
     let access = Access { socket: socket_path(&settings.run_dir), user: "root".to_owned(), password: None };
-    let options = |group: crate::datastore::option_file::OptionGroup| {
-        group.flag("skip_grant_tables").set("performance_schema", "ON").set("plugin_load_add", "mysql_clone.so")
+    // Should the host fail meanwhile, the clone is made again: what is written need not reach the disk, only the files.
+    let options = |group: OptionGroup| {
+        group
+            .flag("skip_grant_tables")
+            .set("performance_schema", "ON")
+            .set("plugin_load_add", "mysql_clone.so")
+            .set("innodb_doublewrite", "OFF")
+            .set("innodb_flush_method", "O_DIRECT_NO_FSYNC")
+            .set("innodb_flush_log_at_trx_commit", 0)
     };
     let scratch = Scratch::start(tools, settings, options, access)?;
     let asked = scratch.sql().and_then(|mut sql| ask_end(&mut sql));
