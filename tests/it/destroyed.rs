@@ -10,10 +10,12 @@ use serde_json::Value;
 use crate::harness::api::text;
 use crate::harness::appliance::Appliance;
 use crate::harness::bed::{files_below, kill_and_wait};
+use crate::harness::cell::Cell;
 use crate::harness::history::{Committed, History};
 use crate::harness::instance::Instance;
 use crate::harness::load::{self, Ddl, Load};
 use crate::harness::{Random, sql};
+use crate::matrix::on_every_server;
 
 /// An instance whose last commits happened while nobody shipped them, with coffer and the server dead.
 struct Ruin {
@@ -26,9 +28,9 @@ struct Ruin {
 }
 
 impl Ruin {
-    fn new(name: &str) -> Ruin {
+    fn new(cell: Cell, name: &str) -> Ruin {
         let mut random = Random::seeded(name);
-        let mut appliance = Appliance::start(name);
+        let mut appliance = Appliance::start_with(cell, name);
         let instance = Instance::create(&appliance, name);
         let mut history = History::new();
         history.record(0, load::prepare(&mut instance.conn()));
@@ -84,18 +86,20 @@ fn zero_files(dir: &Path, ends: &[&str]) -> usize {
         .count()
 }
 
-#[test]
-fn zeroed_tablespaces_come_back_with_the_tail_of_the_surviving_binlog() {
-    let mut ruin = Ruin::new("zeroed");
+on_every_server!(zeroed_tablespaces_come_back_with_the_tail_of_the_surviving_binlog);
+
+fn zeroed_tablespaces_come_back_with_the_tail_of_the_surviving_binlog(cell: Cell) {
+    let mut ruin = Ruin::new(cell, "zeroed");
     assert!(zero_files(&ruin.instance.data_dir, &[".ibd", "ibdata1", "ib_logfile0"]) >= 5);
     let recovery = ruin.recover_latest();
     assert_eq!(text(&recovery["outcome"], "tail"), "files_survived", "{recovery}");
     ruin.assert_holds(u64::MAX, "every acknowledged commit, shipped or not");
 }
 
-#[test]
-fn a_deleted_data_directory_comes_back_as_far_as_it_was_shipped() {
-    let mut ruin = Ruin::new("deleted");
+on_every_server!(a_deleted_data_directory_comes_back_as_far_as_it_was_shipped);
+
+fn a_deleted_data_directory_comes_back_as_far_as_it_was_shipped(cell: Cell) {
+    let mut ruin = Ruin::new(cell, "deleted");
     fs::remove_dir_all(&ruin.instance.data_dir).unwrap();
     for path in ruin.binlogs.iter().filter(|path| path.exists()) {
         fs::remove_file(path).unwrap();
@@ -105,9 +109,10 @@ fn a_deleted_data_directory_comes_back_as_far_as_it_was_shipped() {
     ruin.assert_holds(ruin.shipped, "every shipped commit, and no other");
 }
 
-#[test]
-fn a_tail_torn_in_its_last_transaction_comes_back_without_it() {
-    let mut ruin = Ruin::new("torn");
+on_every_server!(a_tail_torn_in_its_last_transaction_comes_back_without_it);
+
+fn a_tail_torn_in_its_last_transaction_comes_back_without_it(cell: Cell) {
+    let mut ruin = Ruin::new(cell, "torn");
     zero_files(&ruin.instance.data_dir, &[".ibd", "ibdata1", "ib_logfile0"]);
     let last = fs::OpenOptions::new().write(true).open(ruin.binlogs.last().unwrap()).unwrap();
     last.set_len(last.metadata().unwrap().len() - 7).unwrap();

@@ -22,7 +22,7 @@
 //! **What a dump lacks**, beside what `survey` refuses or warns of: optimizer statistics of MySQL, its spatial reference
 //! systems, settings made by SET PERSIST, `DATA DIRECTORY` (files go where the new server keeps its own), history of
 //! MariaDB's tables versioned by transaction. Values of type FLOAT are rounded to six digits: so the servers print them.
-//! A pause of whoever reads the stream of more than the server's `net_write_timeout` (60 s) ends the dump.
+//! A pause of more than an hour of whoever reads the stream ends the dump.
 
 mod events;
 pub(crate) mod load;

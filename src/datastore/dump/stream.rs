@@ -22,6 +22,8 @@ use crate::process::{Cmd, Running};
 
 const POLL: Duration = Duration::from_millis(50);
 const BUFFER_BYTES: usize = 256 * 1024;
+/// How long the server waits for the tool to take more, which waits for the repository.
+const STORE_PATIENCE_SECONDS: u32 = 3600;
 /// So much of a run's end is looked at for the tool's last words.
 const TAIL_BYTES: usize = 512;
 
@@ -215,7 +217,9 @@ impl DumpStream {
         }
         if dump.knows("init-command") {
             let seconds = settings.lock.wait_seconds;
-            cmd = cmd.arg(format!("--init-command=SET SESSION lock_wait_timeout={seconds}"));
+            // A store that is slow or away for a while must not end the dump.
+            let set = format!("SET SESSION lock_wait_timeout={seconds}, net_write_timeout={STORE_PATIENCE_SECONDS}");
+            cmd = cmd.arg(format!("--init-command={set}"));
         }
         cmd
     }

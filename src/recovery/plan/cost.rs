@@ -1,5 +1,7 @@
 //! What a recovery costs: disk and time.
 
+use crate::domain::backup::Strategy;
+
 /// Head room for the server's own files beside the data: redo log, temporary tables, journal.
 const DISK_MARGIN_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -30,8 +32,11 @@ impl Default for Rates {
 
 /// Free space needed beside the data directory: the base and what preparing adds to it, the relay logs and the growth
 /// of the data by their replay.
-pub(super) fn disk_bytes(base_raw_bytes: u64, replay_bytes: u64) -> u64 {
+pub(super) fn disk_bytes(strategy: Strategy, base_raw_bytes: u64, replay_bytes: u64) -> u64 {
+    // The statements stay until all are loaded; as rows with their indexes they may take as much again.
+    let loaded_bytes = if strategy == Strategy::Dump { base_raw_bytes.saturating_mul(2) } else { 0 };
     base_raw_bytes
+        .saturating_add(loaded_bytes)
         .saturating_add(base_raw_bytes.div_ceil(10))
         .saturating_add(replay_bytes.saturating_mul(2))
         .saturating_add(DISK_MARGIN_BYTES)

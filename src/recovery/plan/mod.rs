@@ -244,7 +244,7 @@ fn assemble(
         given_up_transactions,
         download_bytes: base.backup.stored_bytes.saturating_add(replay.chunk_stored_bytes),
         replay_bytes: replay.replay_bytes,
-        disk_bytes: cost::disk_bytes(raw_bytes, replay.replay_bytes),
+        disk_bytes: cost::disk_bytes(base.backup.strategy, raw_bytes, replay.replay_bytes),
         estimate_seconds: cost::estimate_seconds(&facts.rates, raw_bytes, replay.replay_bytes),
         warnings: warnings.iter().map(Warning::to_string).collect(),
     }
