@@ -117,6 +117,7 @@ impl Scanned {
             assert!(at <= transaction.begin && transaction.begin < transaction.end, "transactions overlap");
             assert!(transaction.committed_at >= clock, "a commit before the one before it");
             assert!(transaction.tables.len() <= Transaction::TABLES_MAX);
+            assert!(transaction.tables.iter().all(|name| name.len() <= 2 * 3 * 256 + 1), "no table has such a name");
             assert!(transaction.statement.as_ref().is_none_or(|text| text.len() <= Transaction::STATEMENT_MAX));
             (at, clock) = (transaction.end, transaction.committed_at);
         }
