@@ -16,6 +16,7 @@ use crate::agent::verify::schedule::Schedule;
 use crate::agent::{Context, Settings, rebuild};
 use crate::api::{Api, HttpSettings, Limits, TlsFiles};
 use crate::config::{self, Config};
+use crate::datastore::version::version_of;
 use crate::datastore::{Toolbox, Tools};
 use crate::domain::datastore::Datastore;
 use crate::durable;
@@ -26,7 +27,7 @@ use crate::process::Cmd;
 use crate::queue::{Bell, Run, Workers};
 use crate::repository::codec::IdentitySource;
 use crate::repository::{self, Repository, Transfers, hex};
-use crate::service::{Service, ServiceSettings, hex_of};
+use crate::service::{Installed, Service, ServiceSettings, hex_of};
 use crate::storage::Access;
 use crate::store::Store;
 
@@ -77,10 +78,12 @@ impl Appliance {
         repository.make_ready();
         ensure_token(&store, &config.state_dir)?;
         let (bell, stopping) = (Bell::new(), Arc::new(AtomicBool::new(false)));
+        let tools = tools(config);
+        let installed = installed(&tools);
         let context = Arc::new(Context {
             store: store.clone(),
             repository,
-            tools: tools(config),
+            tools,
             settings: Settings {
                 state_dir: config.state_dir.clone(),
                 poll: config.shipping.poll,
@@ -106,7 +109,7 @@ impl Appliance {
             Arc::new(move |task| crew.carry_out(task))
         };
         let workers = Workers::start(&store, &bell, config.workers, run)?;
-        let settings = ServiceSettings { state_dir: config.state_dir.clone(), datastore: Datastore::Mariadb, notice };
+        let settings = ServiceSettings { state_dir: config.state_dir.clone(), installed, notice };
         let service = Arc::new(Service::new(store, bell, planning, settings));
         let api = Api::start(service, http_settings(config))?;
         let url = api.url();
@@ -133,6 +136,7 @@ pub(crate) fn tools(config: &Config) -> Toolbox {
     let of = |datastore, from: &config::Installation| Tools {
         datastore,
         strategy: from.strategy,
+        dump_locks_tables: from.dump_locks_tables,
         server: from.server.clone(),
         install_db: from.install_db.clone(),
         backup: from.backup.clone(),
@@ -143,6 +147,15 @@ pub(crate) fn tools(config: &Config) -> Toolbox {
         replay_buffer_pool_bytes: config.recovery.replay_buffer_pool_bytes,
     };
     Toolbox { mariadb: of(Datastore::Mariadb, &config.mariadb), mysql: of(Datastore::Mysql, &config.mysql) }
+}
+
+/// The servers that can be created here, MariaDB first. One whose program does not say its version can't be started.
+fn installed(tools: &Toolbox) -> Vec<Installed> {
+    let found = Datastore::ALL.into_iter().filter_map(|datastore| {
+        let version = version_of(datastore, &tools.of(datastore).server).ok()?;
+        Some(Installed { datastore, version })
+    });
+    found.collect()
 }
 
 /// How the configuration wants the repository to be reached and written.

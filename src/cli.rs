@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use argh::{EarlyExit, FromArgs};
 
-/// Backups, continuous binlog shipping and in-place point-in-time recovery for a lone MariaDB server.
+/// Backups, continuous binlog shipping and in-place point-in-time recovery for a lone MariaDB or MySQL server.
 #[derive(FromArgs, Debug)]
 #[argh(
     note = "Exit codes: 0 done, 1 failed, 2 usage, 3 refused (with the reason and the remedy), 4 not reachable.",
@@ -198,7 +198,7 @@ client_command! {
 }
 
 client_command! {
-    /// make a data directory and run a MariaDB server on it
+    /// make a data directory and run a server on it
     #[argh(subcommand, name = "create")]
     struct InstanceCreate {
         /// name of the new instance
@@ -207,6 +207,9 @@ client_command! {
         /// TCP port of the server (default: a free one)
         #[argh(option, arg_name = "PORT")]
         port: Option<u16>,
+        /// what it shall be, mariadb or mysql (default: what is installed, mariadb if both are)
+        #[argh(option, arg_name = "NAME")]
+        datastore: Option<String>,
         /// return at once
         #[argh(switch)]
         no_wait: bool,
@@ -214,7 +217,7 @@ client_command! {
 }
 
 client_command! {
-    /// look after a MariaDB server that already runs
+    /// look after a server that already runs
     #[argh(subcommand, name = "adopt")]
     #[argh(note = "Say how to stop and start it: by --systemd-unit, or by --start and --stop, each given once per word of its command. No shell is involved.")]
     struct InstanceAdopt {

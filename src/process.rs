@@ -1,7 +1,7 @@
 //! The only spawner of children.
 //!
 //! A `Cmd` is an argument vector, never a shell line. Each child leads a process group of its own, reads `/dev/null`
-//! and sees no environment but `PATH`, `HOME`, `TZ` and `LANG=C`. What it writes is held in
+//! or a file it is given, and sees no environment but `PATH`, `HOME`, `TZ` and `LANG=C`. What it writes is held in
 //! bounded memory. A failure is an error that carries its evidence: the command line, how it ended, the last of its
 //! stderr. At a deadline or on cancel the whole group is killed. Arguments stand in `/proc`, in logs and in errors: a
 //! secret goes into an option file of mode 0600, never here.
@@ -45,6 +45,7 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(crate) struct Cmd {
     program: PathBuf,
     args: Vec<OsString>,
+    stdin: Option<File>,
     stderr_log: Option<PathBuf>,
     deadline: Option<Duration>,
     cancelled: Option<Arc<AtomicBool>>,
@@ -64,6 +65,7 @@ impl Cmd {
         Cmd {
             program: program.as_ref().to_owned(),
             args: Vec::new(),
+            stdin: None,
             stderr_log: None,
             deadline: None,
             cancelled: None,
@@ -72,6 +74,12 @@ impl Cmd {
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Cmd {
         self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Lets the child read this file. A clone of it shares its place: whoever holds one sees how far the child has read.
+    pub(crate) fn stdin(mut self, file: File) -> Cmd {
+        self.stdin = Some(file);
         self
     }
 
@@ -154,7 +162,8 @@ impl Cmd {
     fn spawn(&mut self, stdout: Stdio, stderr: Stdio) -> Result<Child, Error> {
         #[expect(clippy::disallowed_methods, reason = "this is the one spawner")]
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0).env_clear();
+        let stdin = self.stdin.take().map_or_else(Stdio::null, Stdio::from);
+        command.args(&self.args).stdin(stdin).stdout(stdout).stderr(stderr).process_group(0).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())).env("LANG", "C");
         for name in ["HOME", "TZ"] {
             if let Some(value) = std::env::var_os(name) {
@@ -191,7 +200,7 @@ impl Cmd {
             io::ErrorKind::NotFound => (
                 ErrorKind::NotFound,
                 "was not found",
-                "Install the package that holds it, or name its path in the configuration, section [mariadb].",
+                "Install the package that holds it, or name its path in the configuration, section [mariadb] or [mysql].",
             ),
             io::ErrorKind::PermissionDenied => (ErrorKind::Tool, "may not be executed", "Look at its permissions."),
             _ => (ErrorKind::Unavailable, "could not be started", "Look at the limits on processes and memory."),

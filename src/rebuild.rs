@@ -14,7 +14,8 @@ use crate::appliance::{repository_settings, tools};
 use crate::cli;
 use crate::config::Config;
 use crate::datastore::Toolbox;
-use crate::datastore::version::program_version;
+use crate::datastore::version::version_of;
+use crate::domain::datastore::Datastore;
 use crate::domain::instance::Control;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::lock::StateLock;
@@ -112,10 +113,14 @@ fn next_steps(found: &RebuiltInstance, newest: Option<Timestamp>, tools: &Toolbo
             "  A server answers in its place here: `coffer serve` goes on shipping if it is the same one.".to_owned(),
         );
     }
-    let installed = program_version(&tools.of(instance.datastore).server).ok();
+    let installed = version_of(instance.datastore, &tools.of(instance.datastore).server).ok();
     if installed.as_deref() != Some(instance.version.as_str()) {
         let here = installed.map_or_else(|| "There is none here".to_owned(), |version| format!("Here is {version}"));
-        lines.push(format!("  {here}: install mariadb-server and mariadb-backup {} first.", instance.version));
+        let packages = match instance.datastore {
+            Datastore::Mariadb => "mariadb-server and mariadb-backup",
+            Datastore::Mysql => "MySQL's server",
+        };
+        lines.push(format!("  {here}: install {packages} {} first.", instance.version));
     }
     match &server.control {
         Control::Created => {

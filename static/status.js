@@ -120,7 +120,8 @@ function fact(list, name, ...value) {
 }
 
 function shippedText(shipping) {
-  const to = shipping.gtid ? `up to transaction ${shipping.gtid}` : "no transaction yet";
+  const place = shipping.last_commit ? `up to ${shipping.shipped_to}` : "no transaction yet";
+  const to = shipping.gtid ? `up to transaction ${shipping.gtid}` : place;
   const seconds = `${Number(shipping.lag_seconds || 0).toFixed(1)} s`, waiting = bytes(shipping.behind_bytes);
   if (shipping.state === "failing") return `${to}, failing since ${seconds} with ${waiting} waiting`;
   if (shipping.state === "held") return `${to}, held while a recovery exchanges the data`;
@@ -145,7 +146,7 @@ function prose(text) {
 
 // GTIDs are compared by eye, so none is broken over two lines.
 function unbroken(text) {
-  return String(text).split(/(\d+-\d+-\d+)/).map((part, index) => (index % 2 ? el("span", { class: "whole" }, part) : part));
+  return String(text).split(/([\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}(?::\w+)+|\d+-\d+-\d+)/).map((part, index) => (index % 2 ? el("span", { class: "whole" }, part) : part));
 }
 
 const badge = (status) => el("span", { class: `badge ${STATUS_TONES[status] || ""}` }, status || "UNKNOWN");
@@ -225,7 +226,7 @@ function recoveryState(recovery) {
     case "COMPLETED":
       return aboutUndo(recovery, id);
     case "PAUSED": {
-      const look = outcome.inspect_socket ? `Look at the recovered data, read-only: \`mariadb --socket=${outcome.inspect_socket}\`. ` : "";
+      const look = outcome.inspect_socket ? `Look at the recovered data, read-only: \`${recovery.datastore === "mysql" ? "mysql" : "mariadb"} --socket=${outcome.inspect_socket}\`. ` : "";
       return `Waiting for you. ${look}Then switch it in: \`coffer recovery promote ${id}\` – or give it up: \`coffer recovery abort ${id}\``;
     }
     case "FAILED": return ["Nothing was changed.", ...faultSentences(recovery)].join(" ");

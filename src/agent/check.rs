@@ -7,7 +7,7 @@ use rustix::fs::{CWD, RenameFlags};
 use crate::datastore::inspect::{self, Findings, Problem};
 use crate::datastore::mysql::clone;
 use crate::datastore::sql::Sql;
-use crate::datastore::version::{plain_version, program_version};
+use crate::datastore::version::{plain_version, version_of};
 use crate::datastore::{Toolbox, Tools, mysqld};
 use crate::domain::backup::Strategy;
 use crate::domain::datastore::Datastore;
@@ -92,7 +92,7 @@ fn check_programs(tools: &Tools, version: &str, findings: &mut Findings) {
         (Datastore::Mysql, _) => "Install the package of MySQL's server.".to_owned(),
     };
     if tools.strategy == Strategy::Mariabackup {
-        match program_version(&tools.backup) {
+        match version_of(tools.datastore, &tools.backup) {
             Ok(tool) if tool == version => {}
             Ok(tool) => findings.add(
                 format!(
@@ -103,7 +103,7 @@ fn check_programs(tools: &Tools, version: &str, findings: &mut Findings) {
             Err(err) => findings.add(err.message(), package("backup")),
         }
     }
-    match program_version(&tools.server) {
+    match version_of(tools.datastore, &tools.server) {
         Ok(tool) if tool == version => {}
         Ok(tool) => findings.add(
             format!("`{}` is of version {tool} but the running server of {version}", tools.server.display()),
@@ -116,7 +116,7 @@ fn check_programs(tools: &Tools, version: &str, findings: &mut Findings) {
     }
     if tools.strategy == Strategy::Dump {
         for program in [&tools.dump, &tools.client] {
-            if let Err(err) = program_version(program) {
+            if let Err(err) = version_of(tools.datastore, program) {
                 findings.add(err.message(), package("dump"));
             }
         }

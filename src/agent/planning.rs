@@ -7,7 +7,10 @@ use crate::agent::Context;
 use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
 use crate::clock::{self, Deadline};
-use crate::datastore::version::program_version;
+use crate::datastore::dump::tools::DumpTools;
+use crate::datastore::version::version_of;
+use crate::datastore::xtrabackup;
+use crate::domain::backup::Strategy;
 use crate::domain::chunk::Chunk;
 use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
@@ -88,6 +91,20 @@ impl AgentPlanning {
     }
 }
 
+/// Refuses a plan whose base nothing here can bring back, before anything has begun.
+fn check_tools(context: &Context, instance: &Instance, plan: &RecoveryPlan) -> Result<(), Error> {
+    let tools = context.tools.of(instance.datastore);
+    let found = match plan.base_strategy {
+        Strategy::Mariabackup | Strategy::Clone => Ok(()),
+        Strategy::Dump => DumpTools::of(tools, &plan.base_version).map(drop),
+        Strategy::Xtrabackup => xtrabackup::installed_version(tools).map(drop),
+    };
+    found.map_err(|err| {
+        let what = format!("backup {} was made by `{}`: {}", plan.base, plan.base_strategy.name(), err.message());
+        Error::new(ErrorKind::Refused, what).hint(err.hint_text().unwrap_or("Choose another backup with --backup."))
+    })
+}
+
 impl AgentPlanning {
     /// Refuses a plan whose base or binlog is encrypted and cannot be opened here, before anything has begun.
     fn check_opens(&self, plan: &mut RecoveryPlan) -> Result<(), Error> {
@@ -128,7 +145,8 @@ impl Planning for AgentPlanning {
         let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
         let source = Source { context: &self.context, instance: id, kept: Mutex::default() };
         // A program that can't be asked can't replay either, and then the recovery says so.
-        let program_version = program_version(&self.context.tools.of(instance.datastore).server).unwrap_or_default();
+        let datastore = instance.datastore;
+        let program_version = version_of(datastore, &self.context.tools.of(datastore).server).unwrap_or_default();
         let facts = Facts {
             instance: id,
             now: clock::now(),
@@ -145,6 +163,7 @@ impl Planning for AgentPlanning {
             shipped_as_of: drained.is_ok().then_some(shipped_as_of),
         };
         let mut plan = plan_recovery(&facts, target).map_err(Error::from)?;
+        check_tools(&self.context, &instance, &plan)?;
         self.check_opens(&mut plan)?;
         if let Err(err) = drained {
             plan.warnings.push(format!("The newest transactions may not be shipped yet: {err}"));

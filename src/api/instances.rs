@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::api::backups;
 use crate::api::body::{Members, missing};
 use crate::api::call::{Call, Reply};
 use crate::api::router::Router;
 use crate::api::views;
+use crate::api::{backups, datastores};
 use crate::domain::id::InstanceId;
 use crate::domain::instance::Control;
 use crate::error::{Error, ErrorKind};
@@ -56,17 +56,21 @@ pub(super) fn create(router: &Router, call: &Call<'_>) -> Result<Reply, Error> {
     let name = members.required_text("name")?;
     let port = members.number("port", u64::from(u16::MAX))?.and_then(|port| u16::try_from(port).ok());
     let adopt = members.object("adopt")?;
-    if let Some(mut datastore) = members.object("datastore")? {
-        check_datastore(router, &mut datastore)?;
-    }
+    let datastore = members.object("datastore")?;
+    let has_datastore = datastore.is_some();
+    let datastore = datastore.map(|members| datastores::wanted(router, members)).transpose()?.flatten();
     members.ignore(&IGNORED);
     members.refuse(&REFUSED, "Create an empty instance; a backup comes back by a recovery of its own instance.")?;
     members.end()?;
     let view = match adopt {
-        None => router.service.create_instance(&NewInstance { name, port })?,
-        Some(_) if port.is_some() => {
-            return Err(Error::new(ErrorKind::InvalidInput, "members `port` and `adopt` contradict each other")
-                .hint("Leave `port` out: an adopted server keeps its own."));
+        None => router.service.create_instance(&NewInstance { name, port, datastore })?,
+        Some(_) if port.is_some() || has_datastore => {
+            let given = if port.is_some() { "port" } else { "datastore" };
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("members `{given}` and `adopt` contradict each other"),
+            )
+            .hint(format!("Leave `{given}` out: an adopted server is asked for its own.")));
         }
         Some(adopt) => router.service.adopt_instance(&adoption(name, adopt)?)?,
     };
@@ -110,18 +114,6 @@ pub(super) fn id(call: &Call<'_>) -> Result<InstanceId, Error> {
 
 fn answer(view: &InstanceView) -> Reply {
     Reply::json(200, &json!({ "instance": views::instance(view) }))
-}
-
-fn check_datastore(router: &Router, datastore: &mut Members) -> Result<(), Error> {
-    let offered = router.service.datastore().name();
-    match datastore.text("type")? {
-        Some(kind) if kind != offered => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("datastore `{}` is not offered here", crate::api::call::shorten(&kind)),
-        )
-        .hint(format!("Leave `datastore` out, or ask for {offered}."))),
-        _ => Ok(()),
-    }
 }
 
 fn adoption(name: String, mut adopt: Members) -> Result<Adoption, Error> {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::call::{Call, Reply};
 use crate::api::router::{Access, ROUTES, Route, Router};
+use crate::domain::datastore::Datastore;
 use crate::error::Error;
 
 pub(super) fn show(_: &Router, _: &Call<'_>) -> Result<Reply, Error> {
@@ -100,6 +101,10 @@ fn body_of(route: &Route) -> Option<Value> {
         ("POST", "instances") => Some(object(json!({"instance": object(json!({
             "name": text(),
             "port": {"type": "integer"},
+            "datastore": object(json!({
+                "type": {"type": "string", "enum": Datastore::ALL.map(Datastore::name)},
+                "version": text(),
+            })),
             "adopt": object(json!({
                 "socket": text(),
                 "defaults_file": text(),

@@ -122,25 +122,26 @@ pub(super) fn plan(plan: &RecoveryPlan) -> Value {
 }
 
 fn planned_transaction(transaction: &PlannedTransaction) -> Value {
-    json!({
-        "gtid": transaction.gtid.map(|gtid| gtid.to_string()),
-        "begins_at": transaction.begins_at.to_string(),
-        "ends_at": transaction.ends_at.to_string(),
-        "commit_time": rfc3339(transaction.committed_at),
-        "what": transaction.what,
-    })
+    Object::default()
+        .with_some("gtid", transaction.gtid.map(|gtid| gtid.to_string()))
+        .with("begins_at", transaction.begins_at.to_string())
+        .with("ends_at", transaction.ends_at.to_string())
+        .with("commit_time", rfc3339(transaction.committed_at))
+        .with("what", transaction.what.as_str())
+        .into()
 }
 
 pub(super) fn transaction(summary: &TransactionSummary) -> Value {
-    json!({
-        "gtid": summary.gtid.map(|gtid| gtid.to_string()),
-        "begins_at": summary.begins_at.to_string(),
-        "ends_at": summary.ends_at.to_string(),
-        "commit_time": rfc3339(summary.committed_at),
-        "tables": summary.tables,
-        "statement": summary.statement,
-        "destructive": summary.destructive,
-    })
+    // A transaction of MySQL without a GTID has its place as its only name.
+    Object::default()
+        .with_some("gtid", summary.gtid.map(|gtid| gtid.to_string()))
+        .with("begins_at", summary.begins_at.to_string())
+        .with("ends_at", summary.ends_at.to_string())
+        .with("commit_time", rfc3339(summary.committed_at))
+        .with("tables", summary.tables.as_slice())
+        .with("statement", summary.statement.as_str())
+        .with("destructive", summary.destructive)
+        .into()
 }
 
 pub(super) fn timeline(view: &TimelineView) -> Value {

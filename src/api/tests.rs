@@ -1,5 +1,7 @@
 //! The API as values: requests in, answers out, on a real store. One test goes through every layer by sockets.
 
+mod datastores;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
@@ -25,7 +27,10 @@ struct Rig {
 }
 
 fn rig() -> Rig {
-    let bench = Bench::new();
+    rig_of(Bench::new())
+}
+
+fn rig_of(bench: Bench) -> Rig {
     bench.store.write(|tx| tx.insert_token(&hex_of(TOKEN), "first")).unwrap();
     let router = Arc::new(Router::new(bench.service.clone(), "appliance".to_owned()));
     Rig { bench, router }
@@ -293,7 +298,6 @@ fn what_trove_offers_and_coffer_does_not_is_501_and_never_ignored() {
         ("/instances", json!({"instance": {"name": "a", "restorePoint": {"backupRef": id}}})),
         ("/instances", json!({"instance": {"name": "a", "replica_of": id}})),
         ("/instances", json!({"instance": {"name": "a", "databases": [{"name": "d"}]}})),
-        ("/instances", json!({"instance": {"name": "a", "datastore": {"type": "postgresql"}}})),
         ("/backups", json!({"backup": {"name": "b", "instance": id, "incremental": 1}})),
         ("/backups", json!({"backup": {"name": "b", "instance": id, "incremental": 0, "parent_id": id}})),
         ("/backups", json!({"backup": {"name": "b", "restore_from": {"remote_location": "http://x"}}})),

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use crate::config::{Config, Installation};
 use crate::datastore::inspect::Problem;
-use crate::datastore::version::program_version;
+use crate::datastore::version::version_of;
 use crate::domain::backup::Strategy;
 use crate::domain::datastore::Datastore;
+use crate::error::{Error, ErrorKind};
 
 /// What an installation lacks and has.
 struct Look {
@@ -71,16 +72,17 @@ fn look(datastore: Datastore, installation: &Installation) -> Look {
     for (program, package) in programs {
         // mariadb-install-db is a script without a version of its own.
         let found = match program == installation.install_db {
-            true => program.is_file().then(|| "found".to_owned()),
-            false => program_version(program).ok(),
+            true if program.is_file() => Ok("found".to_owned()),
+            true => Err(Error::new(ErrorKind::NotFound, format!("`{}` was not found", program.display()))),
+            false => version_of(datastore, program),
         };
         // What was looked for and not found stands there by its name alone.
-        let is_named = program.is_absolute() && found.is_none();
-        look.is_meant |= is_named || (program == installation.server && found.is_some());
+        let is_named = program.is_absolute() && !program.is_file();
+        look.is_meant |= is_named || (program == installation.server && found.is_ok());
         match found {
-            Some(version) => look.fine.push(format!("{}: {version}.", program.display())),
-            None => look.missing.push(Problem {
-                what: format!("`{}` cannot be run", program.display()),
+            Ok(version) => look.fine.push(format!("{}: {version}.", program.display())),
+            Err(err) => look.missing.push(Problem {
+                what: err.message(),
                 mend: format!("Install {package}, or name the program in [{datastore}] of the configuration."),
             }),
         }

@@ -47,6 +47,9 @@ pub(super) fn create(client: &Client, wanted: &cli::InstanceCreate) -> Result<()
     if let Some(port) = wanted.port {
         instance["port"] = json!(port);
     }
+    if let Some(datastore) = &wanted.datastore {
+        instance["datastore"] = json!({"type": datastore});
+    }
     let answer = client.api.post("/instances", &json!({"instance": instance}))?;
     settle_and_print(client, answer, wanted.no_wait)
 }
@@ -162,6 +165,10 @@ pub(super) fn lag(instance: &Instance) -> String {
 pub(super) fn shipping_text(shipping: &Shipping, instance: &Instance) -> String {
     let to = match shipping.gtid.as_deref().filter(|gtid| !gtid.is_empty()) {
         Some(gtid) => format!("up to transaction {gtid}"),
+        // A server may give its transactions no GTIDs.
+        None if shipping.last_commit.is_some() => {
+            format!("up to {}", shipping.shipped_to.as_deref().unwrap_or("there"))
+        }
         None => "no transaction yet".to_owned(),
     };
     let has_message = shipping.message.as_deref().is_some_and(|message| !message.is_empty());

@@ -142,7 +142,8 @@ pub(super) fn sentence(client: &Client, recovery: &Recovery) -> String {
         "COMPLETED" => format!("recovered{to}; {}", about_undo(client, recovery, &id)),
         "PAUSED" => {
             let socket = recovery.outcome.as_ref().and_then(|outcome| outcome.inspect_socket.as_deref());
-            let look = socket.map(|socket| format!(": `mariadb --socket={socket}` shows it, read-only"));
+            let program = if recovery.datastore == "mysql" { "mysql" } else { "mariadb" };
+            let look = socket.map(|socket| format!(": `{program} --socket={socket}` shows it, read-only"));
             format!(
                 "waiting for you, recovered{to} beside the server{}; `coffer recovery promote {id}` switches it in, `coffer recovery abort {id}` gives it up",
                 look.unwrap_or_default()
@@ -193,8 +194,8 @@ pub(super) fn plan_lines(plan: &Plan, zone: &jiff::tz::TimeZone) -> Vec<String> 
     let transaction = |transaction: &Option<PlannedTransaction>, otherwise: &str| match transaction {
         None => otherwise.to_owned(),
         Some(transaction) => format!(
-            "{}, {}, at {}: {}",
-            transaction.gtid,
+            "{}{}, at {}: {}",
+            transaction.gtid.as_ref().map(|gtid| format!("{gtid}, ")).unwrap_or_default(),
             render::time_or_dash(transaction.commit_time, zone),
             transaction.begins_at,
             render::shorten(&transaction.what, 60)

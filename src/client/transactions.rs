@@ -19,8 +19,10 @@ pub(super) fn list(client: &Client, wanted: &cli::Transactions) -> Result<(), Er
         if let Some(transaction) = transactions.iter().find(|transaction| transaction.destructive) {
             lines.push(String::new());
             lines.push(format!(
-                "To see what a recovery to just before {} would do: coffer recover {} --before-gtid {} --plan",
-                transaction.gtid, instance.name, transaction.gtid
+                "To see what a recovery to just before {} would do: coffer recover {} {} --plan",
+                transaction.gtid.as_ref().unwrap_or(&transaction.begins_at),
+                instance.name,
+                transaction.target_before()
             ));
         }
         Ok(lines)
@@ -38,7 +40,7 @@ fn render_lines(client: &Client, transactions: &[Transaction]) -> Vec<String> {
     for transaction in transactions {
         table.row([
             client.time(transaction.commit_time),
-            transaction.gtid.clone(),
+            transaction.gtid.clone().unwrap_or_else(|| "-".to_owned()),
             transaction.begins_at.clone(),
             what(transaction),
         ]);

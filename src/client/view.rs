@@ -213,6 +213,7 @@ pub(crate) struct BackupEnd {
 #[serde(default)]
 pub(crate) struct Recovery {
     pub(crate) id: String,
+    pub(crate) datastore: String,
     pub(crate) recovery_id: String,
     pub(crate) instance_id: String,
     pub(crate) name: String,
@@ -302,7 +303,8 @@ pub(crate) struct PlanStop {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct PlannedTransaction {
-    pub(crate) gtid: String,
+    /// Absent where the server gives none: then the place is its name.
+    pub(crate) gtid: Option<String>,
     pub(crate) begins_at: String,
     pub(crate) ends_at: String,
     pub(crate) commit_time: Option<Moment>,
@@ -312,13 +314,24 @@ pub(crate) struct PlannedTransaction {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Transaction {
-    pub(crate) gtid: String,
+    /// Absent where the server gives none: then the place is its name.
+    pub(crate) gtid: Option<String>,
     pub(crate) begins_at: String,
     pub(crate) ends_at: String,
     pub(crate) commit_time: Option<Moment>,
     pub(crate) tables: Vec<String>,
     pub(crate) statement: Option<String>,
     pub(crate) destructive: bool,
+}
+
+impl Transaction {
+    /// The target just before it, as an option of `coffer recover`.
+    pub(crate) fn target_before(&self) -> String {
+        match &self.gtid {
+            Some(gtid) => format!("--before-gtid {gtid}"),
+            None => format!("--before-position {}", self.begins_at),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

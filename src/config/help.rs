@@ -159,6 +159,12 @@ pub(super) const KEYS: &[Key] = &[
         "How backups are taken: \"mariabackup\" (the server's files, by mariadb-backup) or \"dump\" (statements, by\nmariadb-dump: slower, for small servers and for those without mariadb-backup).",
     ),
     key(
+        "mariadb",
+        "dump_locks_tables",
+        Value::Default("false"),
+        "Lock all tables while a dump is taken: rows of tables without transactions (MyISAM, MEMORY) are of the same moment\nas the rest, and nobody writes until all are read.",
+    ),
+    key(
         "mysql",
         "server",
         Value::Example("\"/usr/sbin/mysqld\""),
@@ -178,6 +184,12 @@ pub(super) const KEYS: &[Key] = &[
         "strategy",
         Value::Default("\"clone\""),
         "How backups are taken: \"clone\" (the server's files, by its own CLONE plugin) or \"dump\" (statements, by mysqldump).",
+    ),
+    key(
+        "mysql",
+        "dump_locks_tables",
+        Value::Default("false"),
+        "Lock all tables while a dump is taken: rows of tables without transactions (MyISAM, MEMORY) are of the same moment\nas the rest, and nobody writes until all are read.",
     ),
     key(
         "mysql",

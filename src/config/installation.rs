@@ -20,6 +20,7 @@ pub(super) struct RawMariadb {
     binlog: Option<PathBuf>,
     dump: Option<PathBuf>,
     strategy: Option<String>,
+    dump_locks_tables: Option<bool>,
     server_user: Option<String>,
     buffer_pool_bytes: Option<u64>,
 }
@@ -33,6 +34,7 @@ pub(super) struct RawMysql {
     dump: Option<PathBuf>,
     xtrabackup: Option<PathBuf>,
     strategy: Option<String>,
+    dump_locks_tables: Option<bool>,
     server_user: Option<String>,
     buffer_pool_bytes: Option<u64>,
 }
@@ -51,6 +53,7 @@ pub(crate) struct Installation {
     pub(crate) dump: PathBuf,
     /// How backups are taken.
     pub(crate) strategy: Strategy,
+    pub(crate) dump_locks_tables: bool,
     /// Name of the user created servers run as. Only looked up when needed: a client of the appliance runs on hosts
     /// without one.
     pub(crate) server_user: String,
@@ -67,6 +70,7 @@ pub(super) fn mariadb(source: &Source<'_>, raw: RawMariadb) -> Result<Installati
         binlog: section.program(raw.binlog, "binlog", "mariadb-binlog")?,
         dump: section.program(raw.dump, "dump", "mariadb-dump")?,
         strategy: section.strategy(raw.strategy)?,
+        dump_locks_tables: raw.dump_locks_tables.unwrap_or(false),
         server_user: server_user(raw.server_user),
         buffer_pool_bytes: section.buffer_pool(raw.buffer_pool_bytes)?,
     })
@@ -82,6 +86,7 @@ pub(super) fn mysql(source: &Source<'_>, raw: RawMysql) -> Result<Installation, 
         binlog: section.program(raw.binlog, "binlog", "mysqlbinlog")?,
         dump: section.program(raw.dump, "dump", "mysqldump")?,
         strategy: section.strategy(raw.strategy)?,
+        dump_locks_tables: raw.dump_locks_tables.unwrap_or(false),
         server_user: server_user(raw.server_user),
         buffer_pool_bytes: section.buffer_pool(raw.buffer_pool_bytes)?,
     })

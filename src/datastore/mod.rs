@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows of the repository, the store or a recovery's journal; the agent puts the pieces together.
 
+pub(crate) mod dump;
 #[cfg(test)]
 pub(crate) mod fuzz;
 pub(crate) mod innodb;
@@ -16,6 +17,8 @@ pub(crate) mod scratch;
 pub(crate) mod sql;
 pub(crate) mod version;
 pub(crate) mod xbstream;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the import of backups"))]
+pub(crate) mod xtrabackup;
 
 use std::path::{Path, PathBuf};
 
@@ -45,6 +48,8 @@ pub(crate) struct Tools {
     pub(crate) datastore: Datastore,
     /// How backups are taken.
     pub(crate) strategy: Strategy,
+    /// A dump locks all tables, so that rows of every engine are of one moment.
+    pub(crate) dump_locks_tables: bool,
     pub(crate) server: PathBuf,
     /// MariaDB's; MySQL's server makes its data directories itself.
     pub(crate) install_db: PathBuf,
@@ -78,6 +83,7 @@ impl Toolbox {
         let of = |datastore, server: &str, backup: &str, client: &str, dump: &str| Tools {
             datastore,
             strategy: Strategy::physical(datastore),
+            dump_locks_tables: false,
             server: server.into(),
             install_db: "mariadb-install-db".into(),
             backup: backup.into(),

@@ -4,6 +4,7 @@
 //! in its command line. An adopted one is started and stopped by systemd or by argument vectors.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::process::{Cmd, ProcessHandle, User};
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// A server may need long to write its dirty pages.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(600);
+/// A file that every server of either datastore has open as long as it runs.
+const SYSTEM_TABLESPACE: &str = "ibdata1";
 /// How often a state that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -223,9 +226,11 @@ fn from_argv(argv: &[String], what: &str) -> Result<Cmd, Error> {
     Ok(arguments.iter().fold(Cmd::new(program), |command, argument| command.arg(argument)))
 }
 
-/// Whether a server has the data directory open: InnoDB of either server, and Aria, hold a lock on these files as long as
-/// they run.
-/// A directory or a file that is missing is not in use.
+/// Whether a server has the data directory open: InnoDB of either server, and Aria, hold a lock on some of its files as long as
+/// they run. A directory or a file that is missing is not in use.
+///
+/// MySQL loses its locks when it clones itself: a process's locks on a file go with whichever of its descriptors is closed
+/// first. So files that a clone leaves out are looked at too, and processes.
 pub(crate) fn is_in_use(data_dir: &Path) -> Result<bool, Error> {
     Ok(DataDirLock::take(data_dir)?.is_none())
 }
@@ -238,9 +243,11 @@ pub(crate) struct DataDirLock {
 impl DataDirLock {
     /// `None` when a server runs on the directory.
     pub(crate) fn take(data_dir: &Path) -> Result<Option<DataDirLock>, Error> {
+        if is_open_elsewhere(&data_dir.join(SYSTEM_TABLESPACE))? {
+            return Ok(None);
+        }
         let mut files = Vec::new();
-        for name in ["ibdata1", "aria_log_control"] {
-            let path = data_dir.join(name);
+        for path in locked_files(data_dir) {
             let file = match OpenOptions::new().read(true).write(true).open(&path) {
                 Ok(file) => file,
                 Err(err) if err.kind() == std::io::ErrorKind::NotFound => continue,
@@ -254,6 +261,56 @@ impl DataDirLock {
         }
         Ok(Some(DataDirLock { _files: files }))
     }
+}
+
+/// Whether another process has the file open for writing, as far as coffer may look: at its own user's processes, as root
+/// at all.
+fn is_open_elsewhere(file: &Path) -> Result<bool, Error> {
+    let wanted = match std::fs::metadata(file) {
+        Ok(metadata) => (metadata.dev(), metadata.ino()),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(err) => return Err(io_error("unable to look at", file, err)),
+    };
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").map_err(|err| io_error("unable to list", Path::new("/proc"), err))?;
+    for process in processes.flatten() {
+        let is_process = process.file_name().to_str().is_some_and(|pid| pid != own && pid.parse::<u32>().is_ok());
+        // A process may end while we look; then it has nothing open.
+        let Some(descriptors) = is_process.then(|| std::fs::read_dir(process.path().join("fd")).ok()).flatten() else {
+            continue;
+        };
+        for descriptor in descriptors.flatten() {
+            let link = std::fs::read_link(descriptor.path()).unwrap_or_default();
+            // Only what may be it is looked at closer.
+            if !link.to_string_lossy().contains(SYSTEM_TABLESPACE) {
+                continue;
+            }
+            let is_it = std::fs::metadata(descriptor.path()).is_ok_and(|found| (found.dev(), found.ino()) == wanted);
+            let info = std::fs::read_to_string(process.path().join("fdinfo").join(descriptor.file_name()));
+            if is_it && info.is_ok_and(|info| is_writable(&info)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the flags of a descriptor (octal, `/proc/PID/fdinfo`) let it write.
+fn is_writable(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).unwrap_or(0);
+    flags & 0o3 != 0
+}
+
+/// The files a running server holds a lock on. MySQL loses its lock on every file that it has cloned, since a process
+/// that closes a file gives up all its locks on it; so those are looked at too that a clone leaves out.
+fn locked_files(data_dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        ["ibdata1", "aria_log_control", "ibtmp1", "#innodb_temp/temp_1.ibt"].map(|name| data_dir.join(name)).into();
+    // The doublewrite buffer; the page size is part of the name.
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    files.extend(entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "dblwr")));
+    files
 }
 
 /// Where coffer keeps the server's log of starting.

@@ -86,6 +86,8 @@ pub(super) trait Applier {
     fn begin(&self, sql: &mut Sql, replay: &Replay) -> Result<(), Error>;
     fn status(&self, sql: &mut Sql, scratch: &Scratch, replay: &Replay) -> Result<Status, Error>;
     fn position(&self, sql: &mut Sql) -> Result<GtidPosition, Error>;
+    /// Tells a server whose data was not made by transactions that have a GTID what it holds.
+    fn stand_at(&self, sql: &mut Sql, position: &GtidPosition) -> Result<(), Error>;
     /// Everything is applied, or there was nothing to apply: completes the server's position.
     fn complete(&self, sql: &mut Sql, replay: &Replay) -> Result<(), Error>;
     /// Leaves nothing of the replay in the data.
@@ -113,6 +115,7 @@ pub(crate) struct Replayed<'a> {
 
 impl Replayed<'_> {
     /// The events of the scheduler as they are now.
+    #[cfg(test)]
     pub(crate) fn scheduled_events(&mut self) -> Result<Vec<ScheduledEvent>, Error> {
         self.applier.scheduled_events(self.sql)
     }
@@ -126,6 +129,14 @@ impl Replayed<'_> {
         // Format, lengths of both parts, and the parts themselves.
         Ok(self.sql.rows("XA RECOVER")?.into_iter().filter_map(|row| row.into_iter().nth(3)).collect())
     }
+}
+
+/// Tells a new server, into which data was loaded, what it holds; it says so itself afterwards.
+pub(crate) fn stand_at(tools: &Tools, sql: &mut Sql, position: &GtidPosition) -> Result<(), Error> {
+    let applier = applier_of(tools);
+    applier.stand_at(sql, position)?;
+    let found = applier.position(sql)?;
+    if found == *position { Ok(()) } else { Err(mismatch(&found, position)) }
 }
 
 /// Starts and stops a scratch server so that the applier has its records. Comes before `replay` of relay logs, which

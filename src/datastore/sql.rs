@@ -11,7 +11,7 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 
 use crate::domain::datastore::Datastore;
-use crate::domain::gtid::{BinlogState, GtidPosition};
+use crate::domain::gtid::BinlogState;
 use crate::domain::gtid_set::GtidSet;
 use crate::error::{Error, ErrorKind};
 
@@ -102,6 +102,21 @@ impl Sql {
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(value_text).collect()).collect())
     }
 
+    /// All rows by column name, each value as the bytes the server sent; NULL becomes empty. For text in any character set.
+    pub(crate) fn raw_records(&mut self, statement: &str) -> Result<Vec<BTreeMap<String, Vec<u8>>>, Error> {
+        let rows: Vec<mysql::Row> =
+            self.connection.query(statement).map_err(|err| self.statement_error(statement, err))?;
+        let bytes = |value| match value {
+            mysql::Value::Bytes(bytes) => bytes,
+            other => value_text(other).into_bytes(),
+        };
+        let record = |row: mysql::Row| {
+            let names: Vec<String> = row.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
+            names.into_iter().zip(row.unwrap().into_iter().map(bytes)).collect()
+        };
+        Ok(rows.into_iter().map(record).collect())
+    }
+
     /// The first row by column name; empty when there is none.
     pub(crate) fn record(&mut self, statement: &str) -> Result<BTreeMap<String, String>, Error> {
         let row: Option<mysql::Row> =
@@ -135,24 +150,12 @@ impl Sql {
         Ok(datastore)
     }
 
-    /// Where the applier stands: `gtid_slave_pos`, or on MySQL everything that was ever committed.
-    pub(crate) fn applier_position(&mut self) -> Result<GtidPosition, Error> {
-        match self.datastore()? {
-            Datastore::Mariadb => self.value("SELECT @@GLOBAL.gtid_slave_pos")?.parse(),
-            Datastore::Mysql => Ok(self.executed()?.into()),
-        }
-    }
-
     /// What the server's own binlog holds: `gtid_binlog_state`, or on MySQL everything that was ever committed.
     pub(crate) fn binlog_state(&mut self) -> Result<BinlogState, Error> {
         match self.datastore()? {
             Datastore::Mariadb => self.value("SELECT @@GLOBAL.gtid_binlog_state")?.parse(),
-            Datastore::Mysql => Ok(self.executed()?.into()),
+            Datastore::Mysql => Ok(self.value("SELECT @@GLOBAL.gtid_executed")?.parse::<GtidSet>()?.into()),
         }
-    }
-
-    fn executed(&mut self) -> Result<GtidSet, Error> {
-        self.value("SELECT @@GLOBAL.gtid_executed")?.parse()
     }
 
     fn statement_error(&self, statement: &str, err: mysql::Error) -> Error {

@@ -27,7 +27,6 @@ use crate::error::{Error, ErrorKind};
 
 mod beneath;
 mod ledger;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the MySQL datastore's backups"))]
 pub(crate) mod pack;
 mod parser;
 mod sparse;
@@ -58,7 +57,20 @@ impl StreamTap {
     /// Will keep the files of these names.
     pub(crate) fn new(names: &[&str]) -> StreamTap {
         let wanted = names.iter().map(|name| (*name).to_owned()).collect();
-        StreamTap { parser: Parser::default(), capture: Capture { is_cut: false, wanted, files: BTreeMap::new() } }
+        StreamTap { parser: Parser::default(), capture: Capture { is_cut: false, wanted, ..Capture::default() } }
+    }
+
+    /// Will note the first file of each of these ends of names.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for streams that xtrabackup has made"))]
+    pub(crate) fn noting(mut self, ends: &'static [&'static str]) -> StreamTap {
+        self.capture.ends = ends;
+        self
+    }
+
+    /// For each of the ends asked for that was there, the first file with it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for streams that xtrabackup has made"))]
+    pub(crate) fn noted(&self) -> &BTreeMap<&'static str, String> {
+        &self.capture.noted
     }
 
     /// Takes the next bytes of the stream, up to a good place for a cut, and says how many. Fails when they could not be
@@ -90,9 +102,12 @@ pub(crate) struct Passed {
     pub(crate) is_cut: bool,
 }
 
+#[derive(Default)]
 struct Capture {
     is_cut: bool,
     wanted: BTreeSet<String>,
+    ends: &'static [&'static str],
+    noted: BTreeMap<&'static str, String>,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -110,6 +125,9 @@ impl Capture {
 
 impl Sink for Capture {
     fn begin(&mut self, path: &str) -> Result<(), Error> {
+        for end in self.ends.iter().filter(|end| path.ends_with(**end)) {
+            self.noted.entry(end).or_insert_with(|| path.to_owned());
+        }
         if self.wanted.contains(path) && self.files.insert(path.to_owned(), Vec::new()).is_some() {
             return Err(Error::new(ErrorKind::Corrupt, format!("the backup stream holds `{path}` twice")));
         }

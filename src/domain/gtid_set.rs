@@ -131,6 +131,7 @@ impl GtidSet {
     }
 
     /// How many transactions it holds.
+    #[cfg(test)]
     pub(crate) fn count(&self) -> u128 {
         self.0.values().flatten().map(|interval| u128::from(interval.last - interval.first) + 1).sum()
     }
@@ -194,6 +195,7 @@ impl GtidSet {
         GtidSet(rest)
     }
 
+    #[cfg(test)]
     pub(crate) fn is_subset_of(&self, other: &GtidSet) -> bool {
         self.without(other).is_empty()
     }

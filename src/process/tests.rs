@@ -28,6 +28,17 @@ fn stdout_is_returned_and_stdin_is_null() {
 }
 
 #[test]
+fn a_file_is_read_as_stdin_and_its_clone_tells_how_far() {
+    use std::io::{Seek, Write};
+    let dir = TempDir::new();
+    let mut file = File::create_new(dir.join("f")).unwrap();
+    file.write_all(&[b'x'; 100_000]).unwrap();
+    let mut watched = File::open(dir.join("f")).unwrap();
+    let output = Cmd::new("cat").stdin(watched.try_clone().unwrap()).run().unwrap();
+    assert_eq!((output.stdout.len(), watched.stream_position().unwrap()), (100_000, 100_000));
+}
+
+#[test]
 fn a_failure_carries_command_line_status_and_the_end_of_stderr() {
     let script = "i=0; while [ $i -lt 2000 ]; do echo line $i >&2; i=$((i+1)); done; echo 'disk on fire' >&2; exit 3";
     let err = shell(script).run().unwrap_err();

@@ -30,7 +30,7 @@ impl User {
         let passwd = read_passwd()?;
         parse(&passwd).find(|user| user.name == name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("there is no user `{name}` on this host"))
-                .hint("Install the server's package, which makes it, or set mariadb.server_user.")
+                .hint("Install the server's package, which makes it, or set server_user in [mariadb] or [mysql].")
         })
     }
 }
@@ -70,6 +70,6 @@ mod tests {
     fn an_unknown_user_is_told_with_the_remedy() {
         let err = User::named("no-such-user").unwrap_err();
         assert_eq!(err.kind(), ErrorKind::NotFound);
-        assert!(err.to_string().contains("mariadb.server_user"), "{err}");
+        assert!(err.to_string().contains("server_user"), "{err}");
     }
 }

@@ -20,7 +20,7 @@ use crate::domain::timeline::{Origin, Timeline};
 use crate::error::{Error, ErrorKind};
 use crate::queue::Bell;
 use crate::recovery::{Planning, TransactionFilter, TransactionSummary};
-use crate::service::{NewBackup, NewInstance, NewRecovery, RecoveryView, Service, ServiceSettings};
+use crate::service::{Installed, NewBackup, NewInstance, NewRecovery, RecoveryView, Service, ServiceSettings};
 use crate::store::Store;
 use crate::testing::TempDir;
 
@@ -113,7 +113,13 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// On a host with both servers.
     pub(crate) fn new() -> Bench {
+        Bench::of(&Datastore::ALL)
+    }
+
+    /// On a host with these servers.
+    pub(crate) fn of(installed: &[Datastore]) -> Bench {
         let dir = TempDir::new();
         let store = Store::open(&dir).unwrap();
         let planning = Arc::new(FakePlanning {
@@ -124,7 +130,13 @@ impl Bench {
         });
         let settings = ServiceSettings {
             state_dir: PathBuf::from("/var/lib/coffer"),
-            datastore: Datastore::Mariadb,
+            installed: installed
+                .iter()
+                .map(|datastore| Installed {
+                    datastore: *datastore,
+                    version: if *datastore == Datastore::Mariadb { "10.11.6" } else { "9.7.4" }.to_owned(),
+                })
+                .collect(),
             notice: Some("Rebuild first.".to_owned()),
         };
         let service = Arc::new(Service::new(store.clone(), Bell::new(), planning.clone(), settings));
@@ -133,7 +145,7 @@ impl Bench {
 
     /// An instance whose server runs.
     pub(crate) fn active(&self, name: &str) -> Instance {
-        let new = NewInstance { name: name.to_owned(), port: None };
+        let new = NewInstance { name: name.to_owned(), port: None, datastore: None };
         let instance = self.service.create_instance(&new).unwrap().instance;
         self.end_tasks(instance.id);
         let timeline = Timeline {

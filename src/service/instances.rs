@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::clock;
 use crate::domain::backup::BackupStatus;
 use crate::domain::chunk::Chunk;
+use crate::domain::datastore::Datastore;
 use crate::domain::id::InstanceId;
 use crate::domain::instance::{Control, Fault, Instance, InstanceStatus, Server};
 use crate::domain::recovery::Recovery;
@@ -22,8 +23,10 @@ use crate::store::{Db, Tx};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewInstance {
     pub(crate) name: String,
-    /// Without one the server listens on its socket only.
+    /// Without one it is any that is free.
     pub(crate) port: Option<u16>,
+    /// Without one it is the first that is installed here.
+    pub(crate) datastore: Option<Datastore>,
 }
 
 /// An existing server to look after.
@@ -75,9 +78,25 @@ impl Service {
     /// CAST: a new data directory and server under the state directory.
     pub(crate) fn create_instance(&self, new: &NewInstance) -> Result<InstanceView, Error> {
         check_name(&new.name)?;
+        let datastore = self.choose_datastore(new.datastore)?;
         let id = InstanceId::random();
         let server = Server::created(&self.settings.state_dir, id, new.port.unwrap_or(0))?;
-        self.begin_instance(id, &new.name, server, &TaskKind::CreateInstance)
+        self.begin_instance(id, &new.name, datastore, server, &TaskKind::CreateInstance)
+    }
+
+    fn choose_datastore(&self, wanted: Option<Datastore>) -> Result<Datastore, Error> {
+        let installed = self.installed();
+        let Some(first) = installed.first() else {
+            return Err(Error::new(ErrorKind::Refused, "neither MariaDB nor MySQL is installed on this host")
+                .hint("Run `coffer check`, install what it names and start the appliance again."));
+        };
+        let chosen = wanted.unwrap_or(first.datastore);
+        if installed.iter().any(|installed| installed.datastore == chosen) {
+            return Ok(chosen);
+        }
+        let offered: Vec<&str> = installed.iter().map(|installed| installed.datastore.name()).collect();
+        Err(Error::new(ErrorKind::InvalidInput, format!("{} is not installed on this host", chosen.title()))
+            .hint(format!("Install it and start the appliance again, or ask for {}.", offered.join(" or "))))
     }
 
     /// CAST: connect to an existing server and begin to ship its binlog. Its own paths are found by asking it.
@@ -95,7 +114,9 @@ impl Service {
             defaults_file: adoption.defaults_file.clone(),
             port: 0,
         };
-        self.begin_instance(InstanceId::random(), &adoption.name, server, &TaskKind::AdoptInstance)
+        // The task asks the server which one it is.
+        let datastore = self.installed().first().map_or(Datastore::Mariadb, |installed| installed.datastore);
+        self.begin_instance(InstanceId::random(), &adoption.name, datastore, server, &TaskKind::AdoptInstance)
     }
 
     /// CAST: a created server is stopped and its data removed; an adopted one is left as it is. Backups stay.
@@ -163,6 +184,7 @@ impl Service {
         &self,
         id: InstanceId,
         name: &str,
+        datastore: Datastore,
         server: Server,
         task: &TaskKind,
     ) -> Result<InstanceView, Error> {
@@ -173,7 +195,7 @@ impl Service {
             status: InstanceStatus::Build,
             fault: None,
             server,
-            datastore: self.settings.datastore,
+            datastore,
             version: String::new(),
             created_at: now,
             updated_at: now,
@@ -221,7 +243,10 @@ fn check_control(control: &Control) -> Result<(), Error> {
         Control::Systemd { unit } => {
             let is_fit = |c: char| c.is_ascii_alphanumeric() || ":-_.@\\".contains(c);
             if unit.is_empty() || unit.starts_with('-') || !unit.chars().all(is_fit) {
-                return invalid("systemd_unit", "Give the name of the unit, for example `mariadb.service`.");
+                return invalid(
+                    "systemd_unit",
+                    "Give the name of the unit, for example `mariadb.service` or `mysql.service`.",
+                );
             }
             Ok(())
         }
@@ -322,6 +347,10 @@ mod tests {
     use crate::service::NewBackup;
     use crate::service::bench::{Bench, CLOCK};
 
+    fn new(name: &str, port: Option<u16>) -> NewInstance {
+        NewInstance { name: name.to_owned(), port, datastore: None }
+    }
+
     fn adoption(socket: &str) -> Adoption {
         Adoption {
             name: "old".to_owned(),
@@ -334,7 +363,7 @@ mod tests {
     #[test]
     fn creating_writes_instance_and_task_and_lets_the_client_poll() {
         let bench = Bench::new();
-        let view = bench.service.create_instance(&NewInstance { name: "db1".to_owned(), port: Some(3307) }).unwrap();
+        let view = bench.service.create_instance(&new("db1", Some(3307))).unwrap();
         let instance = view.instance;
         assert_eq!(instance.status, InstanceStatus::Build);
         assert_eq!(bench.tasks(instance.id), [TaskKind::CreateInstance]);
@@ -344,9 +373,36 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_is_of_a_datastore_that_is_installed_here() {
+        let bench = Bench::new();
+        let create = |name: &str, datastore| {
+            bench
+                .service
+                .create_instance(&NewInstance { datastore, ..new(name, None) })
+                .map(|view| view.instance.datastore)
+        };
+        assert_eq!(create("a", None).unwrap(), Datastore::Mariadb, "the first one");
+        assert_eq!(create("b", Some(Datastore::Mysql)).unwrap(), Datastore::Mysql);
+        let bench = Bench::of(&[Datastore::Mysql]);
+        let create = |name: &str, datastore| {
+            bench
+                .service
+                .create_instance(&NewInstance { datastore, ..new(name, None) })
+                .map(|view| view.instance.datastore)
+        };
+        assert_eq!(create("a", None).unwrap(), Datastore::Mysql);
+        let refused = create("b", Some(Datastore::Mariadb)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        assert!(refused.hint_text().unwrap().ends_with("or ask for mysql."), "{refused}");
+        let bench = Bench::of(&[]);
+        assert_eq!(bench.service.create_instance(&new("a", None)).unwrap_err().kind(), ErrorKind::Refused);
+        bench.service.adopt_instance(&adoption("/s")).unwrap();
+    }
+
+    #[test]
     fn names_sockets_and_ports_are_taken_once() {
         let bench = Bench::new();
-        let create = |name: &str, port| bench.service.create_instance(&NewInstance { name: name.to_owned(), port });
+        let create = |name: &str, port| bench.service.create_instance(&new(name, port));
         create("db1", Some(3307)).unwrap();
         assert_eq!(create("db1", None).unwrap_err().kind(), ErrorKind::Conflict);
         assert_eq!(create("db2", Some(3307)).unwrap_err().kind(), ErrorKind::Conflict);

@@ -36,10 +36,18 @@ pub(crate) use crate::service::verifications::{BadView, VerificationView};
 pub(crate) struct ServiceSettings {
     /// Absolute; created instances live below it.
     pub(crate) state_dir: PathBuf,
-    /// What servers are that are created without a word on it.
-    pub(crate) datastore: Datastore,
+    /// The servers that can be created here; the first is what one is without a word on it.
+    pub(crate) installed: Vec<Installed>,
     /// What stood in the way of beginning with an empty state, for people.
     pub(crate) notice: Option<String>,
+}
+
+/// A server program on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Installed {
+    pub(crate) datastore: Datastore,
+    /// Its exact version when coffer was started.
+    pub(crate) version: String,
 }
 
 /// The use cases.
@@ -55,9 +63,9 @@ impl Service {
         Service { store, bell, planning, settings }
     }
 
-    /// What created and adopted servers are.
-    pub(crate) fn datastore(&self) -> Datastore {
-        self.settings.datastore
+    /// The servers that can be created here.
+    pub(crate) fn installed(&self) -> &[Installed] {
+        &self.settings.installed
     }
 
     /// What whoever begins here should know, as long as there is no instance.

@@ -26,6 +26,7 @@ mod encrypted;
 mod giving_way;
 mod judge;
 mod matrix;
+mod mysql_instance;
 mod oracle;
 mod outage;
 mod pitfalls;

@@ -7,14 +7,14 @@
 /// Makes a test of a function that takes a `Cell`, for each cell whose driver exists.
 macro_rules! on_every_cell {
     ($test:ident) => {
-        $crate::matrix::on_cells!($test: mariadb, mariadb_next);
+        $crate::matrix::on_cells!($test: mariadb, mariadb_dump, mariadb_next, mariadb_next_dump, mysql, mysql_dump);
     };
 }
 
 /// The same where it does not matter how backups are taken, or not enough for the time it takes.
 macro_rules! on_every_server {
     ($test:ident) => {
-        $crate::matrix::on_cells!($test: mariadb, mariadb_next);
+        $crate::matrix::on_cells!($test: mariadb, mariadb_next, mysql);
     };
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -51,18 +51,33 @@ impl Scene {
         let found = sql::contents(&mut self.instance.conn(), load::SCHEMA);
         sql::assert_same(&found, &self.history.contents(0, u64::MAX), what);
     }
+}
 
-    /// The stored chunks of each binlog file, put together with nothing but zstd.
-    fn stored_files(&self) -> BTreeMap<String, Vec<u8>> {
-        let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        for path in files_below(&self.appliance.repository) {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let Some((ordinal, _)) = name.split_once('-').filter(|_| name.ends_with(".binlog.zst")) else { continue };
-            let raw = zstd::stream::decode_all(fs::File::open(&path).unwrap()).unwrap();
-            let timeline = path.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-            files.entry(format!("{timeline}/{ordinal}")).or_default().extend(raw);
-        }
-        files
+/// The stored chunks of each binlog file, put together with nothing but zstd.
+fn stored_files(repository: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for path in files_below(repository) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let Some((ordinal, _)) = name.split_once('-').filter(|_| name.ends_with(".binlog.zst")) else { continue };
+        let raw = zstd::stream::decode_all(fs::File::open(&path).unwrap()).unwrap();
+        let timeline = path.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        files.entry(format!("{timeline}/{ordinal}")).or_default().extend(raw);
+    }
+    files
+}
+
+/// The chunks in the order of their names are the server's files, byte for byte, by zstd alone.
+#[track_caller]
+pub(crate) fn assert_stored_is_what_the_server_has(repository: &Path, instance: &Instance, head: usize) {
+    let binlogs: Vec<PathBuf> = sql::binlogs(&mut instance.conn());
+    let stored = stored_files(repository);
+    assert_eq!(stored.len(), binlogs.len(), "one ordinal for each file: {:?}", stored.keys());
+    for (path, stored) in binlogs.iter().zip(stored.values()) {
+        let original = fs::read(path).unwrap();
+        // The first event says whether the file is still in use, and its checksum with it.
+        let same =
+            stored.len() <= original.len() && stored.len() > head && stored[head..] == original[head..stored.len()];
+        assert!(same, "{}: {} bytes stored, {} there", path.display(), stored.len(), original.len());
     }
 }
 
@@ -85,16 +100,8 @@ fn rotations_and_restarts_leave_no_hole() {
     scene.appliance.resume(&[]);
     scene.instance.ship();
 
-    // The chunks in the order of their names are the server's files, byte for byte, by zstd alone.
-    let binlogs: Vec<PathBuf> = sql::binlogs(&mut scene.instance.conn());
-    let stored = scene.stored_files();
-    assert_eq!(stored.len(), binlogs.len(), "one ordinal for each file: {:?}", stored.keys());
-    for (path, stored) in binlogs.iter().zip(stored.values()) {
-        let original = fs::read(path).unwrap();
-        // The first event says whether the file is still in use, and its checksum with it; 256 bytes with the magic.
-        let same = stored.len() <= original.len() && stored.len() > 256 && stored[256..] == original[256..stored.len()];
-        assert!(same, "{}: {} bytes stored, {} there", path.display(), stored.len(), original.len());
-    }
+    // MariaDB's format description, 256 bytes with the magic.
+    assert_stored_is_what_the_server_has(&scene.appliance.repository, &scene.instance, 256);
     assert!(scene.instance.view()["recoverable"].get("gaps").is_none_or(|gaps| gaps == &json!([])), "no gap");
     scene.assert_latest("after rotations and restarts");
 }

@@ -120,8 +120,8 @@ fn run(
     backup.status = BackupStatus::Saving;
     save(context, backup)?;
     reporter.step("waiting for the binlog up to the end of the backup");
-    let mut end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.ends_at)?;
-    if let Some(position) = stored.position {
+    let mut end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.taken.ends_at)?;
+    if let Some(position) = stored.taken.position {
         // A server started on the very data said so.
         end.position = position;
     }
@@ -134,9 +134,9 @@ fn run(
         description: backup.description.clone(),
         datastore: instance.datastore,
         strategy: backup.strategy,
-        server_version: stored.server_version.clone(),
-        tool: stored.tool,
-        tool_version: stored.tool_version,
+        server_version: stored.taken.server_version.clone(),
+        tool: stored.taken.tool,
+        tool_version: stored.taken.tool_version,
         compression: context.repository.compression().name().to_owned(),
         encrypted_to: context.repository.recipients().to_vec(),
         raw_bytes: stored.raw_bytes,

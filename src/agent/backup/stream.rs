@@ -1,23 +1,19 @@
 //! The backup's stream on its way into the repository.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::agent::backup::source::{Source, Taking};
+use crate::agent::backup::source::{Source, Taken, Taking};
 use crate::agent::{Context, Reporter};
 use crate::clock::Stopwatch;
-use crate::datastore::mariadb::{self, BACKUP_INFO, BINLOG_INFO};
-use crate::datastore::version::plain_version;
+use crate::datastore::mariadb::{BACKUP_INFO, BINLOG_INFO};
 use crate::datastore::xbstream::StreamTap;
-use crate::domain::backup::{Backup, Strategy};
-use crate::domain::coordinate::BinlogPosition;
-use crate::domain::gtid::GtidPosition;
+use crate::domain::backup::Backup;
 use crate::domain::instance::Instance;
 use crate::domain::task::ProgressUnit;
-use crate::error::{Error, ErrorKind, error_of, io_error};
+use crate::error::{Error, error_of, io_error};
 use crate::repository::manifest::Part;
 use crate::repository::resume::PartJournal;
 use crate::repository::writer::BackupWriter;
@@ -28,16 +24,10 @@ const BUFFER_BYTES: usize = 1024 * 1024;
 
 /// What was stored, and what the stream says of itself.
 pub(super) struct StoredStream {
+    pub(super) taken: Taken,
     pub(super) parts: Vec<Part>,
     pub(super) raw_bytes: u64,
     pub(super) sha256: String,
-    /// In the binlog of the server that was backed up.
-    pub(super) ends_at: BinlogPosition,
-    /// What the data holds there, where that is known without the binlog.
-    pub(super) position: Option<GtidPosition>,
-    pub(super) server_version: String,
-    pub(super) tool: String,
-    pub(super) tool_version: String,
 }
 
 /// Takes the backup as the configured strategy does and stores its stream.
@@ -50,7 +40,9 @@ pub(super) fn store_stream(
 ) -> Result<StoredStream, Error> {
     let work_dir = &instance.server.work_dir;
     std::fs::create_dir_all(work_dir).map_err(|err| io_error("unable to create", work_dir, err))?;
-    let target_dir = work_dir.join(format!("backup-{}", backup.id));
+    // Short, because a socket may lie in it.
+    let short: String = backup.id.to_string().chars().take(8).collect();
+    let target_dir = work_dir.join(format!("b-{short}"));
     std::fs::create_dir_all(&target_dir).map_err(|err| io_error("unable to create", &target_dir, err))?;
     let log = work_dir.join("backup.log");
     // One backup's log is enough evidence; it does not grow without end.
@@ -98,35 +90,10 @@ fn pump(
         backup.stored_bytes = transferred.stored.load(Ordering::Relaxed);
         taking.reporter.report("backing up", backup.raw_bytes, source.total_bytes(), ProgressUnit::Bytes);
     }
-    source.finish()?;
     let files = tap.finish()?;
+    let taken = source.finish(&files)?;
     let parts = writer.finish()?;
     backup.raw_bytes = writer.raw_bytes();
     backup.stored_bytes = parts.iter().map(|part| part.stored_bytes).sum();
-    let info = text_of(&files, &BACKUP_INFO)?;
-    let version = |field: &str| mariadb::info_field(&info, field).and_then(plain_version).unwrap_or_default();
-    let binlog_info = text_of(&files, &BINLOG_INFO)?;
-    let position = match backup.strategy {
-        Strategy::Clone => Some(mariadb::info_gtids(&binlog_info).parse()?),
-        _ => None,
-    };
-    Ok(StoredStream {
-        ends_at: mariadb::parse_binlog_info(&binlog_info)?,
-        position,
-        tool: mariadb::info_field(&info, "tool_name").unwrap_or_default().to_owned(),
-        server_version: version("server_version"),
-        tool_version: version("tool_version"),
-        parts,
-        raw_bytes: writer.raw_bytes(),
-        sha256: writer.sha256().to_owned(),
-    })
-}
-
-/// A small file of the stream, by any of its names.
-fn text_of(files: &BTreeMap<String, Vec<u8>>, names: &[&str]) -> Result<String, Error> {
-    let found = names.iter().find_map(|name| files.get(*name));
-    found.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, format!("the backup's stream holds no `{}`", names.join("` or `")))
-            .hint("Turn on log_bin on the server, run `coffer check`, and take a new backup.")
-    })
+    Ok(StoredStream { taken, parts, raw_bytes: writer.raw_bytes(), sha256: writer.sha256().to_owned() })
 }

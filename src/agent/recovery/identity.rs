@@ -69,11 +69,8 @@ pub(super) fn make_fit_again(walk: &Walk<'_>, dir: &Path, used: &BinlogState) ->
 }
 
 /// Success is equality of coordinates.
-pub(super) fn prove_position(sql: &mut Sql, datastore: Datastore, planned: &GtidPosition) -> Result<(), Error> {
-    let reached: GtidPosition = match datastore {
-        Datastore::Mariadb => sql.value("SELECT @@GLOBAL.gtid_slave_pos")?.parse()?,
-        Datastore::Mysql => sql.value("SELECT @@GLOBAL.gtid_executed")?.parse()?,
-    };
+pub(super) fn prove_position(sql: &mut Sql, planned: &GtidPosition) -> Result<(), Error> {
+    let reached = sql.applier_position()?;
     if reached == *planned {
         return Ok(());
     }
@@ -89,7 +86,7 @@ pub(super) fn prove_unused(sql: &mut Sql, datastore: Datastore, used: &BinlogSta
 }
 
 fn prove_sequences(sql: &mut Sql, used: &BinlogState) -> Result<(), Error> {
-    let found: BinlogState = sql.value("SELECT @@GLOBAL.gtid_binlog_state")?.parse()?;
+    let found = sql.binlog_state()?;
     let mut merged = found.clone();
     merged.merge(used);
     for gtid in used.iter() {
@@ -106,7 +103,7 @@ fn prove_sequences(sql: &mut Sql, used: &BinlogState) -> Result<(), Error> {
 /// A server counts on from the highest number of its own UUID that it has executed.
 fn prove_uuid(sql: &mut Sql, used: &BinlogState) -> Result<(), Error> {
     let uuid = sql.value("SELECT @@server_uuid")?;
-    let executed: BinlogState = sql.value("SELECT @@GLOBAL.gtid_executed")?.parse()?;
+    let executed = sql.binlog_state()?;
     let own = uuid.parse().map(|uuid| GtidStream::Mysql(GtidSource { uuid, ..GtidSource::default() }));
     let Ok(own) = own else {
         return Err(Error::new(ErrorKind::Corrupt, format!("the server says its UUID is `{uuid}`")));

@@ -7,6 +7,7 @@
 
 mod identity;
 pub(crate) mod journal;
+mod load;
 mod outage;
 mod promote;
 mod relay_logs;
@@ -383,7 +384,7 @@ fn give_up(walk: &mut Walk<'_>, supervisor: &Supervisor, err: &Error) -> Result<
         walk.journal.mirror(walk.context, Some(&fault))?;
     }
     walk.enter(if aborted { Event::Aborted } else { Event::Failed })?;
-    for name in ["new", "pieces", "relay"] {
+    for name in ["new", "pieces", "relay", "dump", "own"] {
         let leftover = walk.dir().join(name);
         if leftover.exists()
             && let Err(err) = std::fs::remove_dir_all(&leftover)

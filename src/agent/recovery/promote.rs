@@ -61,7 +61,7 @@ fn start_and_prove(walk: &Walk<'_>, state: &BinlogState) -> Result<(), Error> {
         mysqld::start(walk.tools(), server)?;
     }
     let mut sql = Sql::connect(&mysqld::access(server)?)?;
-    prove_position(&mut sql, walk.instance.datastore, &walk.journal.plan.position)?;
+    prove_position(&mut sql, &walk.journal.plan.position)?;
     prove_unused(&mut sql, walk.instance.datastore, state)
 }
 

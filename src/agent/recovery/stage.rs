@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::agent::Context;
 use crate::agent::history::free_bytes;
 use crate::agent::recovery::Walk;
+use crate::agent::recovery::load::load_dump;
 use crate::agent::recovery::outage::Outage;
 use crate::datastore::owner::Owner;
 use crate::datastore::xbstream::{Checkpoint, Target, Unpacked};
-use crate::datastore::{mariadb, scratch, xbstream};
+use crate::datastore::{mariadb, scratch, xbstream, xtrabackup};
 use crate::domain::backup::Strategy;
 use crate::domain::instance::{Control, Instance};
 use crate::domain::task::ProgressUnit;
@@ -127,7 +128,7 @@ fn begin_or_go_on(walk: &Walk<'_>, target: &Target<'_>) -> Result<Checkpoint, Er
 fn clear(dir: &Path) -> Result<(), Error> {
     // First what says that the rest is of use.
     remove(&dir.join(LEDGER))?;
-    for name in ["new", "pieces", "relay"] {
+    for name in ["new", "pieces", "relay", "dump", "own"] {
         let path = dir.join(name);
         if path.exists() {
             std::fs::remove_dir_all(&path).map_err(|err| io_error("unable to remove", &path, err))?;
@@ -184,12 +185,12 @@ pub(super) fn prepare(walk: &mut Walk<'_>) -> Result<(), Error> {
         Strategy::Mariabackup => mariadb::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?,
         // A server has started on it before it counted as a backup.
         Strategy::Clone => {}
-        other => {
-            let message = format!("a backup made by `{}` cannot be restored here", other.name());
-            return Err(Error::new(ErrorKind::Unsupported, message).hint("Choose another backup with --backup."));
-        }
+        Strategy::Dump => load_dump(walk)?,
+        Strategy::Xtrabackup => xtrabackup::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?,
     }
-    walk.journal.layout = mariadb::innodb_layout(&new_dir)?;
+    if walk.journal.plan.base_strategy != Strategy::Dump {
+        walk.journal.layout = mariadb::innodb_layout(&new_dir)?;
+    }
     server_owner(walk.context, &walk.instance)?.give_tree(&new_dir)?;
     walk.enter(Event::Prepared)
 }

@@ -58,8 +58,10 @@ pub(crate) fn of_mariadb(shipped: &BinlogState, head: &BinlogState) -> Continuit
 
 /// Compares what was shipped with the Previous_gtids of the MySQL file that shall follow.
 ///
-/// `before` is what the server had when the timeline began: what it never had in a binlog of its own it may leave out.
-/// The list may also lack what was committed while files were changed (MySQL bug 118797); a file that the index has
+/// The list holds what ever stood in a binlog file of this data directory, since its binlog began (measured on 9.7, over
+/// restarts, crashes and purges): never what came into `gtid_executed` in another way, by `gtid_purged` or with a clone.
+/// `before` is what the server had when the timeline began, of which it may therefore leave out any part. The list may
+/// also lack what was committed while files were changed (MySQL bug 118797); a file that the index has
 /// right behind is believed all the same. Transactions without a GTID (`gtid_mode` off, or on its way) stand in no
 /// list: only the numbers of the files' names can show that none of those is missing.
 pub(crate) fn of_mysql(shipped: &BinlogState, before: &BinlogState, head: &BinlogState, link: Link) -> Continuity {

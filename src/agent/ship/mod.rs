@@ -516,7 +516,9 @@ impl Shipper {
     fn begin_anew(&self, tail: &Tail, path: &std::path::Path, state: &BinlogState) -> Result<Tail, Error> {
         let timelines = self.context.store.read(|db| db.timelines(self.instance))?;
         // A file that was being written to when the server deleted it has been read to its end: nothing is missing.
-        let unbroken = !tail.ended && state.is_empty();
+        let has_all = !tail.ended && state.is_empty();
+        // MySQL's numbers come again, and an applier passes over those it has applied: no replay leads through.
+        let unbroken = has_all && tail.state.executed().is_empty();
         let branch = unbroken.then(|| Branch {
             at: coordinate(tail),
             position: tail.reached.clone(),
@@ -547,7 +549,11 @@ impl Shipper {
         let reached = branch.map_or_else(|| state.position(), |branch| branch.position);
         let mut next = Tail::at_start(timeline.id, 1, path, tail.clock, reached, None)?;
         if !unbroken {
-            let gap = self.gap(tail, state, "the server's binlog began anew (RESET MASTER, or another data directory)");
+            let reason = match has_all {
+                true => "the server's GTIDs began anew (RESET BINARY LOGS AND GTIDS): no replay leads across",
+                false => "the server's binlog began anew (RESET MASTER, or another data directory)",
+            };
+            let gap = self.gap(tail, state, reason);
             self.announce_gap(&gap);
             next.gap = Some(gap);
         }

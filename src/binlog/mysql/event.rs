@@ -35,7 +35,8 @@ pub(crate) fn refuse_encrypted(file: &[u8]) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Refused, "the binlog is encrypted (binlog_encryption=ON)").hint(
-        "Run SET PERSIST binlog_encryption=OFF on the server, then take a new backup; coffer can encrypt what it stores.",
+        "Run SET PERSIST binlog_encryption=OFF and PURGE BINARY LOGS up to the first file that is not encrypted, then take a new \
+         backup: what the encrypted ones hold is a gap. Coffer can encrypt what it stores.",
     ))
 }
 

@@ -182,11 +182,12 @@ impl<'a> Scene<'a> {
         let wanted = dropped.to_string();
         let found: Transaction = loop {
             let listed = transactions::destructive(&self.appliance.api, instance)?;
-            if let Some(found) = listed.iter().find(|transaction| transaction.gtid == wanted) {
+            if let Some(found) = listed.iter().find(|transaction| transaction.gtid.as_ref() == Some(&wanted)) {
                 break found.clone();
             }
             if deadline.has_passed() {
-                let newest = listed.first().map_or("none at all", |transaction| &transaction.gtid);
+                let newest =
+                    listed.first().and_then(|transaction| transaction.gtid.as_deref()).unwrap_or("none at all");
                 let limit = SHIPPED_LIMIT.as_secs();
                 let message =
                     format!("the DROP {dropped} was not listed within {limit} s; the newest listed is {newest}");
@@ -195,7 +196,7 @@ impl<'a> Scene<'a> {
             std::thread::sleep(Duration::from_millis(100));
         };
         story.tell(format!("committed  {}", self.client.time(found.commit_time)));
-        story.tell(format!("GTID       {}", found.gtid));
+        story.tell(format!("GTID       {}", found.gtid.as_deref().unwrap_or("-")));
         story.tell(format!("position   {}", found.begins_at));
         story.tell(format!("statement  {}", render::shorten(found.statement.as_deref().unwrap_or("-"), 80)));
         story.tell("That is the GTID the server itself gave to the DROP.");

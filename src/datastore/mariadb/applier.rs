@@ -75,6 +75,10 @@ impl Applier for MariadbApplier {
         sql.value("SELECT @@GLOBAL.gtid_slave_pos")?.parse()
     }
 
+    fn stand_at(&self, sql: &mut Sql, position: &GtidPosition) -> Result<(), Error> {
+        set_position(sql, position)
+    }
+
     fn complete(&self, sql: &mut Sql, replay: &Replay) -> Result<(), Error> {
         if replay.relay_logs.is_empty() { Ok(()) } else { sql.execute("STOP SLAVE") }
     }

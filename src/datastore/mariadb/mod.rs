@@ -33,7 +33,7 @@ const TOOL_FILES: [&str; 5] = [
 const COMPLETED: &str = "completed OK!";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Redo of a large and busy server takes long; it is the watch for a tool that hangs.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+pub(crate) const PREPARE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 
 /// What a scratch server needs beside the options that both datastores have.
 pub(crate) fn scratch_options(group: OptionGroup) -> OptionGroup {
@@ -195,6 +195,11 @@ pub(crate) fn innodb_layout(dir: &Path) -> Result<Vec<(String, String)>, Error> 
 /// Takes the tool's own files out of a prepared backup: what is left is a data directory.
 pub(crate) fn remove_tool_files(dir: &Path) -> Result<(), Error> {
     let names = [BINLOG_INFO, BACKUP_INFO, BINLOG_INFO_INNODB].into_iter().flatten().chain(TOOL_FILES);
+    remove_files(dir, &names.collect::<Vec<_>>())
+}
+
+/// Removes files of these names, as far as they are there.
+pub(crate) fn remove_files(dir: &Path, names: &[&str]) -> Result<(), Error> {
     for name in names {
         let path = dir.join(name);
         match std::fs::remove_file(&path) {

@@ -93,6 +93,11 @@ impl Applier for MysqlApplier {
         Ok(executed(sql)?.into())
     }
 
+    fn stand_at(&self, sql: &mut Sql, position: &GtidPosition) -> Result<(), Error> {
+        let more = position.executed().without(&executed(sql)?);
+        if more.is_empty() { Ok(()) } else { sql.execute(&format!("SET GLOBAL gtid_purged='+{more}'")) }
+    }
+
     fn complete(&self, sql: &mut Sql, replay: &Replay) -> Result<(), Error> {
         if !replay.relay_logs.is_empty() {
             sql.execute("STOP REPLICA")?;

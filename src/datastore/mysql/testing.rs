@@ -39,6 +39,7 @@ fn tools() -> Tools {
     Tools {
         datastore: Datastore::Mysql,
         strategy: Strategy::Clone,
+        dump_locks_tables: false,
         client: beside("mysql"),
         dump: beside("mysqldump"),
         server,

@@ -96,7 +96,7 @@ pub(crate) fn begin(dir: &Path, options: PackOptions<'_>, cancelled: &Arc<Atomic
         total_bytes: survey.bytes,
         current: None,
         lead,
-        channels: Some((free, pieces)),
+        readers_ends: Some(ReadersEnds { free, pieces }),
         out_of_order: BTreeMap::new(),
         next: 0,
         removes: options.remove,
@@ -127,8 +127,8 @@ pub(crate) struct Packing {
     /// The piece that is being handed out.
     current: Option<Handing>,
     lead: VecDeque<Piece>,
-    /// To the readers: buffers to use again. From them: pieces, in any order.
-    channels: Option<(Sender<Vec<u8>>, Receiver<(u64, Result<Piece, Error>)>)>,
+    /// None once they are needed no more.
+    readers_ends: Option<ReadersEnds>,
     out_of_order: BTreeMap<u64, Result<Piece, Error>>,
     next: u64,
     removes: bool,
@@ -140,6 +140,17 @@ pub(crate) struct Packing {
     readers: Vec<JoinHandle<()>>,
     stage: Stage,
 }
+
+/// What leads to the readers: they end when it is gone.
+struct ReadersEnds {
+    /// Buffers to use again.
+    free: Sender<Vec<u8>>,
+    /// Pieces in any order.
+    pieces: Receiver<Numbered>,
+}
+
+/// A piece and its number in the stream, from 0.
+type Numbered = (u64, Result<Piece, Error>);
 
 enum Stage {
     Reading,
@@ -188,7 +199,7 @@ impl Packing {
             return Err(Error::new(ErrorKind::Internal, what));
         }
         self.remove_handed_out()?;
-        self.channels = None;
+        self.readers_ends = None;
         for reader in self.readers.drain(..) {
             reader.join().map_err(|_| Error::new(ErrorKind::Internal, "a thread that packs files panicked"))?;
         }
@@ -231,7 +242,7 @@ impl Packing {
         if let Some(piece) = self.lead.pop_front() {
             return Ok(Some(piece));
         }
-        let Some((_, pieces)) = &self.channels else { return Ok(None) };
+        let Some(ReadersEnds { pieces, .. }) = &self.readers_ends else { return Ok(None) };
         loop {
             if let Some(piece) = self.out_of_order.remove(&self.next) {
                 self.next += 1;
@@ -260,7 +271,7 @@ impl Packing {
         if self.removes {
             self.to_remove.extend(piece.ended);
         }
-        if let Some((free, _)) = &self.channels {
+        if let Some(ReadersEnds { free, .. }) = &self.readers_ends {
             // When the readers have ended nobody needs it.
             let _ = free.send(piece.body);
         }
@@ -298,7 +309,7 @@ impl Read for Packing {
 impl Drop for Packing {
     fn drop(&mut self) {
         // The readers end when nobody takes their pieces.
-        self.channels = None;
+        self.readers_ends = None;
         for reader in self.readers.drain(..) {
             // One that panicked has said so already.
             let _ = reader.join();
@@ -332,7 +343,7 @@ fn read_pieces(
     dir: &Path,
     plan: &Mutex<Plan>,
     buffers: &Receiver<Vec<u8>>,
-    to_order: &Sender<(u64, Result<Piece, Error>)>,
+    to_order: &Sender<Numbered>,
     cancelled: &AtomicBool,
 ) {
     // First the buffer and then the piece: the one that comes next in the stream always has a buffer.

@@ -54,7 +54,7 @@ type Encrypted<R> = Chain<Cursor<Vec<u8>>, Whole<R>>;
 /// What yields the compressed bytes.
 enum Source<R: BufRead> {
     Plain(Whole<R>),
-    Decrypted(BufReader<StreamReader<Encrypted<R>>>),
+    Decrypted(Box<BufReader<StreamReader<Encrypted<R>>>>),
 }
 
 impl<R: BufRead> Decoder<R> {
@@ -99,7 +99,7 @@ fn decrypt<R: BufRead>(stored: Whole<R>, keyring: &Keyring) -> Result<Source<R>,
         return Err(Fault::Locked(keyring.absence()));
     };
     match decryptor.decrypt(identities.iter().map(|identity| identity as &dyn age::Identity)) {
-        Ok(reader) => Ok(Source::Decrypted(BufReader::with_capacity(BUFFER_BYTES, reader))),
+        Ok(reader) => Ok(Source::Decrypted(Box::new(BufReader::with_capacity(BUFFER_BYTES, reader)))),
         Err(DecryptError::NoMatchingKeys) => Err(Fault::Locked(keyring.misfit(&identities))),
         Err(err) => Err(damaged(err)),
     }

@@ -75,7 +75,8 @@ impl Bed {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         for line in mounts.lines().filter(|line| line.contains(&place)) {
             let target = line.split(' ').nth(1).unwrap_or_default();
-            let _ = std::process::Command::new("umount").arg(target).status();
+            // A large server that was killed still closes its files for a moment.
+            let _ = std::process::Command::new("umount").args(["--lazy", target]).status();
         }
     }
 }

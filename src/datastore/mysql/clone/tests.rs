@@ -1,6 +1,7 @@
 use super::*;
 use crate::datastore::mysql::inspect;
 use crate::datastore::mysql::testing::TestMysql;
+use crate::datastore::mysqld;
 
 fn cloned(server: &TestMysql) -> PathBuf {
     let around = server.dir.join("work");
@@ -24,6 +25,18 @@ fn settings(server: &TestMysql, dir: &Path) -> ScratchSettings {
 
 fn not_cancelled() -> Arc<AtomicBool> {
     Arc::new(AtomicBool::new(false))
+}
+
+/// A process that closes a file gives up its locks on it, and a clone opens and closes them all.
+#[test]
+fn a_server_that_was_cloned_is_still_seen_to_use_its_data() {
+    let server = TestMysql::start("");
+    let data_dir = server.server.data_dir.clone();
+    assert!(mysqld::is_in_use(&data_dir).unwrap());
+    make_clone(&server, &cloned(&server), &not_cancelled()).unwrap();
+    assert!(mysqld::is_in_use(&data_dir).unwrap(), "cloned");
+    server.stop();
+    assert!(!mysqld::is_in_use(&data_dir).unwrap(), "stopped");
 }
 
 #[test]

@@ -22,6 +22,9 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) {
     crate::durable::write(&path, bytes, 0o640).unwrap();
 }
 
+/// What is done to a path.
+type Change<'a> = &'a dyn Fn(&Path);
+
 /// Bytes that do not repeat every few.
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
@@ -168,7 +171,7 @@ fn extra_files_come_first() {
 
 #[test]
 fn what_is_no_file_is_refused_by_name_before_anything_is_read() {
-    let special: [(&str, &dyn Fn(&Path)); 5] = [
+    let special: [(&str, Change<'_>); 5] = [
         ("out.ibd", &|path| symlink("/etc/passwd", path).unwrap()),
         ("dangling", &|path| symlink("nowhere", path).unwrap()),
         ("linked", &|path| symlink(".", path).unwrap()),
@@ -239,7 +242,7 @@ fn a_cancelled_packing_says_so_and_one_that_is_dropped_ends() {
 
 #[test]
 fn a_file_that_changes_meanwhile_is_not_packed() {
-    let changes: [(&str, &dyn Fn(&Path), ErrorKind); 3] = [
+    let changes: [(&str, Change<'_>, ErrorKind); 3] = [
         (
             "shorter",
             &|path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(100).unwrap(),
