@@ -70,7 +70,10 @@ pub(super) fn make_fit_again(walk: &Walk<'_>, dir: &Path, used: &BinlogState) ->
 
 /// Success is equality of coordinates.
 pub(super) fn prove_position(sql: &mut Sql, planned: &GtidPosition) -> Result<(), Error> {
-    let reached = sql.applier_position()?;
+    let reached: GtidPosition = match sql.datastore()? {
+        Datastore::Mariadb => sql.value("SELECT @@GLOBAL.gtid_slave_pos")?.parse()?,
+        Datastore::Mysql => sql.binlog_state()?.position(),
+    };
     if reached == *planned {
         return Ok(());
     }
