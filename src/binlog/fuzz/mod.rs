@@ -1,5 +1,7 @@
 //! Binlog files of both servers, changed event by event: see `crate::fuzz`.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers are cut to whatever there is room for")]
+
 mod events;
 mod mariadb;
 mod mysql;
@@ -180,7 +182,7 @@ impl<'a> Trickle<'a> {
 impl Read for Trickle<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.reads += 1;
-        if self.reads % 5 == 0 {
+        if self.reads.is_multiple_of(5) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let length = buf.len().min(1 + (self.reads * 37) % 700);
