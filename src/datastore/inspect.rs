@@ -3,10 +3,12 @@
 
 use std::path::Path;
 
+use crate::datastore::dump::survey;
 use crate::datastore::sql::Sql;
 use crate::datastore::{Tools, mariadb, mysql};
+use crate::domain::backup::Strategy;
 use crate::domain::datastore::Datastore;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Something that stands in the way of backing up, shipping or recovering.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +39,21 @@ impl Findings {
 
 /// Asks the server, changes nothing.
 pub(crate) fn inspect(tools: &Tools, sql: &mut Sql) -> Result<Findings, Error> {
-    match tools.datastore {
-        Datastore::Mariadb => mariadb::inspect::inspect(sql, tools.strategy),
-        Datastore::Mysql => mysql::inspect::inspect(sql, tools.strategy),
+    let mut findings = match tools.datastore {
+        Datastore::Mariadb => mariadb::inspect::inspect(sql, tools.strategy)?,
+        Datastore::Mysql => mysql::inspect::inspect(sql, tools.strategy)?,
+    };
+    // It needs the privileges that would have been named.
+    if tools.strategy == Strategy::Dump && findings.problems.is_empty() {
+        match survey::warnings(sql) {
+            Ok(warnings) => findings.warnings.extend(warnings),
+            Err(err) if err.kind() == ErrorKind::Refused => {
+                findings.add(err.message(), err.hint_text().unwrap_or_default());
+            }
+            Err(err) => return Err(err),
+        }
     }
+    Ok(findings)
 }
 
 /// Names each privilege that the account lacks. `false` when there is one: then not everything can be looked at.
