@@ -336,7 +336,7 @@ fn a_disk_too_small_for_a_clone_is_named_by_the_check() {
 }
 
 /// A server program that has a keyring: it is told of it in a file beside the program, so it seems to lie in `dir`.
-fn with_keyring(dir: &Path) -> PathBuf {
+pub(crate) fn with_keyring(dir: &Path) -> PathBuf {
     let script = fs::read_to_string(folder().join("bin/mysqld")).unwrap();
     let (plugins, usr) = (dir.join("plugins"), folder().join("root/usr"));
     fs::create_dir_all(&plugins).unwrap();
