@@ -159,6 +159,11 @@ fn clone_progress(sql: &mut Sql) -> Result<Option<(u64, u64)>, Error> {
 
 /// The server's refusals, each with what to do.
 fn explained(err: Error) -> Error {
+    if err.kind() == ErrorKind::Unavailable {
+        return Error::new(ErrorKind::Unavailable, "the server ended, or cut the connection, while it cloned itself")
+            .with_source(err)
+            .hint("Look into the error log of the server for why, then take another backup.");
+    }
     let message = err.message();
     let says = |code: &str| message.contains(code);
     let (kind, hint) = if says("ERROR 3634") {
