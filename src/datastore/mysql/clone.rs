@@ -159,6 +159,11 @@ fn clone_progress(sql: &mut Sql) -> Result<Option<(u64, u64)>, Error> {
 
 /// The server's refusals, each with what to do.
 fn explained(err: Error) -> Error {
+    if err.kind() == ErrorKind::Unavailable {
+        return Error::new(ErrorKind::Unavailable, "the server ended, or cut the connection, while it cloned itself")
+            .with_source(err)
+            .hint("Look into the error log of the server for why, then take another backup.");
+    }
     let message = err.message();
     let says = |code: &str| message.contains(code);
     let (kind, hint) = if says("ERROR 3634") {
@@ -196,8 +201,15 @@ pub(crate) fn settle(tools: &Tools, settings: &ScratchSettings) -> Result<CloneE
     make_run_dir(tools, &settings.run_dir)?;
     // No account of the data's own is needed: whoever can enter the run directory could read the files as well.
     let access = Access { socket: socket_path(&settings.run_dir), user: "root".to_owned(), password: None };
+    let relay_log = settings.run_dir.join("relay-bin");
     let options = |group: crate::datastore::option_file::OptionGroup| {
-        group.flag("skip_grant_tables").set("performance_schema", "ON").set("plugin_load_add", "mysql_clone.so")
+        group
+            .flag("skip_grant_tables")
+            .set("performance_schema", "ON")
+            .set("plugin_load_add", "mysql_clone.so")
+            // A replica's data makes the server begin a relay log, which is not the data's.
+            .path("relay_log", &relay_log)
+            .path("relay_log_index", &relay_log.with_extension("index"))
     };
     let scratch = Scratch::start(tools, settings, options, access)?;
     let asked = scratch.sql().and_then(|mut sql| ask_end(&mut sql));
