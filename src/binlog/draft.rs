@@ -7,6 +7,9 @@ use crate::domain::transaction::Transaction;
 /// What stands between the statements of one transaction.
 const STATEMENT_SEPARATOR: &str = ";\n";
 
+/// The longest name a server gives: 64 characters of up to four bytes.
+const NAME_BYTES_MAX: usize = 256;
+
 /// What is known of a transaction before its end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Draft {
@@ -47,6 +50,10 @@ impl Draft {
                 && known.ends_with(table)
                 && known.get(schema.len()) == Some(&b'.')
         };
+        // A statement may be a gigabyte of one name that no table has.
+        if schema.len() > NAME_BYTES_MAX || table.len() > NAME_BYTES_MAX {
+            return;
+        }
         // A transaction touches the same few tables again and again: the last one first.
         if self.tables.len() >= Transaction::TABLES_MAX || self.tables.iter().rev().any(is_same) {
             return;
@@ -85,4 +92,22 @@ pub(super) fn is_transaction_control(text: &[u8]) -> bool {
     let starts: [&[u8]; 7] =
         [b"COMMIT", b"ROLLBACK", b"BEGIN", b"SAVEPOINT ", b"XA START ", b"XA END ", b"RELEASE SAVEPOINT "];
     starts.iter().any(|start| text.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::binlog::body::SqlMode;
+
+    #[test]
+    fn a_name_that_is_longer_than_any_table_has_is_left_out() {
+        let longest = "\u{4e00}".repeat(64);
+        let text = format!("DROP TABLE a, `{longest}`, `{}`, b", "n".repeat(1 << 20));
+        let text = Cow::Borrowed(text.as_bytes());
+        let mut draft = Draft::default();
+        assert!(draft.add_query(&Query { schema: b"shop", text, sql_mode: SqlMode::default() }));
+        assert_eq!(draft.tables, ["shop.a".to_owned(), format!("shop.{longest}"), "shop.b".to_owned()]);
+    }
 }

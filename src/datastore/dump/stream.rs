@@ -33,7 +33,6 @@ pub(crate) enum Stillness {
     /// A snapshot of transactional tables; nobody waits but for the moment in which it is made.
     Snapshot,
     /// All tables are locked: of all engines the rows are of one moment, and nobody writes until all are read.
-    #[cfg_attr(not(test), expect(dead_code, reason = "not offered yet"))]
     Locked,
 }
 
