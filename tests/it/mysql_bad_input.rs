@@ -63,7 +63,7 @@ fn what_no_clone_can_hold_fails_the_backup_by_name_and_the_next_one_works() {
     let message = wait_failed(&scene.instance, &scene.instance.begin_backup("without the plugin"));
     assert!(message.to_lowercase().contains("clone") && message.contains("INSTALL PLUGIN clone"), "{message}");
     scene.run(&["INSTALL PLUGIN clone SONAME 'mysql_clone.so'"]);
-    assert_eq!(leftovers(&scene.instance), [PathBuf::new(); 0]);
+    assert_eq!(leftovers(&scene.instance), Vec::<PathBuf>::new());
 
     scene.instance.backup("sound");
     let expected = scene.contents();
@@ -84,7 +84,7 @@ fn a_server_killed_in_mid_clone_fails_the_backup_in_a_sentence_and_the_next_one_
     let message = wait_failed(&scene.instance, &backup);
     assert!(message.starts_with("the server ended") && message.contains("take another backup"), "{message}");
     scene.instance.wait_conn();
-    assert_eq!(leftovers(&scene.instance), [PathBuf::new(); 0]);
+    assert_eq!(leftovers(&scene.instance), Vec::<PathBuf>::new());
     sql::assert_same(&scene.contents(), &expected, "the server came back");
     scene.instance.backup("sound");
     scene.assert_recovers(&expected);
@@ -102,7 +102,7 @@ fn coffer_killed_in_mid_clone_goes_on_and_completes_the_backup() {
     scene.appliance.resume(&[]);
     scene.instance.wait_backup(&backup);
     scene.instance.wait_active();
-    assert_eq!(leftovers(&scene.instance), [PathBuf::new(); 0]);
+    assert_eq!(leftovers(&scene.instance), Vec::<PathBuf>::new());
     let expected = scene.contents();
     scene.assert_recovers(&expected);
 }

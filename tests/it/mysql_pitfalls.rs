@@ -319,7 +319,8 @@ fn the_same_file_name_and_the_same_gtid_lead_to_two_histories() {
     let scene = Scene::new("my-p15");
     let instance = &scene.instance;
     // One history after the other, each of the same GTIDs in a file of the same name.
-    let mut histories: Vec<(String, Vec<(String, String, Contents)>)> = Vec::new();
+    type Places = Vec<(String, String, Contents)>;
+    let mut histories: Vec<(String, Places)> = Vec::new();
     for name in ["one", "other"] {
         if !histories.is_empty() {
             scene.run(&["RESET BINARY LOGS AND GTIDS", "TRUNCATE TABLE shop.t"]);
