@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use argh::{EarlyExit, FromArgs};
 
+use crate::domain::datastore::Datastore;
+
 /// Backups, continuous binlog shipping and in-place point-in-time recovery for a lone MariaDB or MySQL server.
 #[derive(FromArgs, Debug)]
 #[argh(
@@ -83,7 +85,7 @@ pub(crate) struct Rebuild {
     pub(crate) json: bool,
 }
 
-/// watch a dropped table come back, on a MariaDB server made for the purpose
+/// watch a dropped table come back, on a server made for the purpose
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "demo")]
 pub(crate) struct Demo {
@@ -96,6 +98,12 @@ pub(crate) struct Demo {
     /// rows to load before the demo begins (default: 220000)
     #[argh(option, arg_name = "N", default = "220_000")]
     pub(crate) rows: u64,
+    /// what the server shall be, mariadb or mysql (default: what is installed, mariadb if both are)
+    #[argh(option, arg_name = "NAME")]
+    pub(crate) datastore: Option<Datastore>,
+    /// configuration file that names the servers' programs; of it [mariadb] and [mysql] are taken
+    #[argh(option, arg_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// where backups and binlogs go: file://, s3:// or swift:// (default: a folder in the demo's state)
     #[argh(option, arg_name = "URL")]
     pub(crate) repository: Option<String>,

@@ -8,6 +8,8 @@ use crate::error::Error;
 
 /// Bytes of a compressed statement that are unpacked: what it does stands at its beginning.
 const STATEMENT_BYTES_MAX: u64 = 1 << 20;
+/// The servers' own limit on the name of a file (`FN_REFLEN`).
+const FILE_NAME_BYTES_MAX: usize = 512;
 
 /// A statement: Query, Query_compressed or Execute_load_query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +118,7 @@ pub(crate) fn table_map<'a>(event: &Event<'a>) -> Result<(&'a [u8], &'a [u8]), E
 
 /// The name of the binlog file that follows, from a Rotate event.
 pub(crate) fn rotate(event: &Event<'_>) -> Result<String, Error> {
-    let name =
-        event.body.get(8..).filter(|name| !name.is_empty()).ok_or_else(|| event.malformed("the Rotate event"))?;
+    let name = event.body.get(8..).filter(|name| (1..=FILE_NAME_BYTES_MAX).contains(&name.len()));
+    let name = name.ok_or_else(|| event.malformed("the Rotate event"))?;
     Ok(String::from_utf8_lossy(name).into_owned())
 }

@@ -8,7 +8,7 @@ use crate::datastore::sql::Sql;
 use crate::datastore::{Tools, mariadb, mysql};
 use crate::domain::backup::Strategy;
 use crate::domain::datastore::Datastore;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Something that stands in the way of backing up, shipping or recovering.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +43,14 @@ pub(crate) fn inspect(tools: &Tools, sql: &mut Sql) -> Result<Findings, Error> {
         Datastore::Mariadb => mariadb::inspect::inspect(sql, tools.strategy)?,
         Datastore::Mysql => mysql::inspect::inspect(sql, tools.strategy)?,
     };
+    // It needs the privileges that would have been named.
     if tools.strategy == Strategy::Dump && findings.problems.is_empty() {
         match survey::warnings(sql, tools.dump_locks_tables) {
             Ok(warnings) => findings.warnings.extend(warnings),
-            Err(err) => findings.add(err.message(), err.hint_text().unwrap_or_default()),
+            Err(err) if err.kind() == ErrorKind::Refused => {
+                findings.add(err.message(), err.hint_text().unwrap_or_default());
+            }
+            Err(err) => return Err(err),
         }
     }
     Ok(findings)

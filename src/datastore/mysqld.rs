@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// How to log in to `server`.
 pub(crate) fn access(server: &Server) -> Result<Access, Error> {
     match server.control {
-        // Its root account knows the operating system's user: there is no password to keep.
+        // One account knows the operating system's user: there is no password to keep.
         Control::Created => Ok(Access { socket: server.socket.clone(), user: User::own().name, password: None }),
         Control::Systemd { .. } | Control::Argv { .. } => read_client_access(&server.defaults_file, &server.socket),
     }

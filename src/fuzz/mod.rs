@@ -8,6 +8,8 @@
 //! An input follows from one number, its seed. The tests do a short run; `scripts/fuzz` does a long one. A failure leaves the
 //! input in `target/fuzz` and says how to repeat it. Targets stand beside the readers, in modules of the name `fuzz`.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers are cut to whatever there is room for")]
+
 mod dice;
 pub(crate) mod json;
 pub(crate) mod mutate;

@@ -65,9 +65,10 @@ fn no_bytes_make_a_reader_panic_hang_or_take_memory_without_bound() {
     let share = plan.limit / u32::try_from(all.len()).unwrap();
     let mut failures = Vec::new();
     for target in &mut all {
-        let result = run(target.as_mut(), &plan, share, &watch);
-        eprintln!("fuzz: {:18} {:>9} inputs, {:>6} MiB read", target.name(), result.inputs, result.bytes >> 20);
-        failures.extend(result.failure);
+        let tally = run(target.as_mut(), &plan, share, &watch);
+        let (name, mib, share) = (target.name(), tally.bytes >> 20, tally.memory * 100.0);
+        eprintln!("fuzz: {name:18} {:>9} inputs, {mib:>6} MiB; {share:>3.0} % of its memory at most", tally.inputs);
+        failures.extend(tally.failure);
     }
     watch.end();
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
@@ -82,31 +83,35 @@ fn repeat(file: &Path) {
         all.iter_mut().find(|target| name.strip_prefix(target.name()).is_some_and(|rest| rest.starts_with('.')));
     let target = target.expect("the name of the file begins with that of no target");
     let outcome = read(target.as_mut(), &input, true);
-    assert_eq!(outcome, Ok(()));
+    assert!(outcome.is_ok(), "{outcome:?}");
 }
 
-struct Result {
+struct Tally {
     inputs: u64,
     bytes: u64,
+    /// The greatest part of what it may hold that was held.
+    memory: f64,
     failure: Option<String>,
 }
 
 /// Feeds a target until its time is over or something is found.
-fn run(target: &mut dyn Target, plan: &Plan, share: Duration, watch: &Watch) -> Result {
-    let mut result = Result { inputs: 0, bytes: 0, failure: None };
+fn run(target: &mut dyn Target, plan: &Plan, share: Duration, watch: &Watch) -> Tally {
+    let mut tally = Tally { inputs: 0, bytes: 0, memory: 0.0, failure: None };
     let mut seeds = Dice::new(plan.seed);
     let time = Stopwatch::start();
-    while result.inputs == 0 || (!plan.is_single && time.elapsed() < share) {
+    while tally.inputs == 0 || (!plan.is_single && time.elapsed() < share) {
         let seed = if plan.is_single { plan.seed } else { seeds.next() };
         watch.note(target.name(), seed);
         let input = target.input(&mut Dice::new(seed));
-        result.inputs += 1;
-        result.bytes += input.len() as u64;
-        let is_watched = plan.is_alone && result.inputs % RESIDENT_EVERY == 1;
+        tally.inputs += 1;
+        tally.bytes += input.len() as u64;
+        let is_watched = plan.is_alone && tally.inputs % RESIDENT_EVERY == 1;
         let before = is_watched.then(resident_before);
         let mut outcome = read(target, &input, plan.is_alone);
-        if let (Ok(()), Some(before)) = (&outcome, before) {
-            outcome = check_resident(before, target.memory_max(input.len()));
+        if let Ok(memory) = outcome {
+            tally.memory = tally.memory.max(memory);
+            outcome =
+                before.map_or(Ok(()), |before| check_resident(before, target.memory_max(input.len()))).map(|()| memory);
         }
         if let Err(why) = outcome {
             let kept = folder().join(format!("{}.{seed}", target.name()));
@@ -114,14 +119,15 @@ fn run(target: &mut dyn Target, plan: &Plan, share: Duration, watch: &Watch) -> 
             fs::write(&kept, &input).unwrap();
             let kept = kept.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(&kept).display();
             let how = format!("scripts/fuzz --input {kept}, or scripts/fuzz --seed {} {seed}", target.name());
-            result.failure = Some(format!("{}: {why}\n  once more: {how}", target.name()));
-            return result;
+            tally.failure = Some(format!("{}: {why}\n  once more: {how}", target.name()));
+            return tally;
         }
     }
-    result
+    tally
 }
 
-fn read(target: &mut dyn Target, input: &[u8], is_timed: bool) -> std::result::Result<(), String> {
+/// Reads one input; the part of what it may hold that was held, or what is wrong.
+fn read(target: &mut dyn Target, input: &[u8], is_timed: bool) -> Result<f64, String> {
     let time = Stopwatch::start();
     let mut outcome = Ok(());
     let held = allocation_counter::measure(|| {
@@ -138,7 +144,7 @@ fn read(target: &mut dyn Target, input: &[u8], is_timed: bool) -> std::result::R
             Err(format!("held {} bytes for an input of {}, more than {most}", held.bytes_max, input.len()))
         }
         Ok(()) if is_timed && took > READ_MAX => Err(format!("took {took:?} for an input of {} bytes", input.len())),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(held.bytes_max as f64 / most as f64),
     }
 }
 
@@ -156,7 +162,7 @@ fn resident_before() -> u64 {
     status("VmRSS:")
 }
 
-fn check_resident(before: u64, most: usize) -> std::result::Result<(), String> {
+fn check_resident(before: u64, most: usize) -> Result<(), String> {
     let grown = status("VmHWM:").saturating_sub(before);
     let most = most as u64 + RESIDENT_MORE_MAX;
     if grown <= most { Ok(()) } else { Err(format!("let the process grow by {grown} bytes, more than {most}")) }

@@ -1,5 +1,7 @@
 //! Binlog files of both servers, changed event by event: see `crate::fuzz`.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers are cut to whatever there is room for")]
+
 mod events;
 mod mariadb;
 mod mysql;
@@ -117,6 +119,7 @@ impl Scanned {
             assert!(at <= transaction.begin && transaction.begin < transaction.end, "transactions overlap");
             assert!(transaction.committed_at >= clock, "a commit before the one before it");
             assert!(transaction.tables.len() <= Transaction::TABLES_MAX);
+            assert!(transaction.tables.iter().all(|name| name.len() <= 2 * 3 * 256 + 1), "no table has such a name");
             assert!(transaction.statement.as_ref().is_none_or(|text| text.len() <= Transaction::STATEMENT_MAX));
             (at, clock) = (transaction.end, transaction.committed_at);
         }
@@ -179,7 +182,7 @@ impl<'a> Trickle<'a> {
 impl Read for Trickle<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.reads += 1;
-        if self.reads % 5 == 0 {
+        if self.reads.is_multiple_of(5) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let length = buf.len().min(1 + (self.reads * 37) % 700);

@@ -75,7 +75,7 @@ fn configuration(state_dir: &Path, listen: &str, wanted: &cli::Demo) -> Result<t
             repository.insert(key.to_owned(), text(&absolute(file)?));
         }
     }
-    let mut table = toml::Table::new();
+    let mut table = wanted.config.as_deref().map(servers_of).transpose()?.unwrap_or_default();
     table.insert("state_dir".to_owned(), text(state_dir));
     if let Some(url) = &wanted.repository {
         table.insert("repository_url".to_owned(), url.as_str().into());
@@ -83,6 +83,19 @@ fn configuration(state_dir: &Path, listen: &str, wanted: &cli::Demo) -> Result<t
     table.insert("http".to_owned(), http.into());
     table.insert("repository".to_owned(), repository.into());
     Ok(table)
+}
+
+/// What a configuration says of servers.
+fn servers_of(config: &Path) -> Result<toml::Table, Error> {
+    let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, format!("`{}` {what}", config.display()));
+    let text = fs::read_to_string(config).map_err(|err| io_error("unable to read configuration", config, err))?;
+    let whole: toml::Table = text.parse().map_err(|err: toml::de::Error| invalid("is not TOML").with_source(err))?;
+    let servers: toml::Table =
+        whole.into_iter().filter(|(section, _)| ["mariadb", "mysql"].contains(&&**section)).collect();
+    if servers.is_empty() {
+        return Err(invalid("says nothing of servers").hint("Name their programs in [mariadb] or [mysql]."));
+    }
+    Ok(servers)
 }
 
 /// An empty directory for the demo: the one named, or the first free one beside the working directory's others.
@@ -185,7 +198,16 @@ mod tests {
     use crate::testing::TempDir;
 
     fn demo(state_dir: std::path::PathBuf) -> Demo {
-        Demo { once: false, state_dir: Some(state_dir), rows: 0, repository: None, credentials: None, ca_file: None }
+        Demo {
+            once: false,
+            state_dir: Some(state_dir),
+            rows: 0,
+            datastore: None,
+            config: None,
+            repository: None,
+            credentials: None,
+            ca_file: None,
+        }
     }
 
     #[test]
@@ -208,6 +230,15 @@ mod tests {
         let canonical = file.canonicalize().unwrap();
         assert_eq!(table["repository"]["credentials_file"].as_str(), canonical.to_str());
         assert!(!table.to_string().contains("secret"));
+        assert!(!table.contains_key("mysql"));
+        let own = dir.join("own.toml");
+        crate::durable::write(&own, b"workers = 1\n[mysql]\nserver = \"/opt/mysqld\"\n", 0o600).unwrap();
+        let table =
+            configuration(&dir, "127.0.0.1:1", &Demo { config: Some(own.clone()), ..demo(dir.join("state")) }).unwrap();
+        assert_eq!(table["mysql"]["server"].as_str(), Some("/opt/mysqld"));
+        assert!(!table.contains_key("workers"), "only what is said of servers");
+        crate::durable::write(&own, b"workers = 1\n", 0o600).unwrap();
+        assert!(configuration(&dir, "127.0.0.1:1", &Demo { config: Some(own), ..demo(dir.join("state")) }).is_err());
         let missing = Demo { credentials: Some(dir.join("none")), ..wanted };
         assert!(configuration(&dir, "127.0.0.1:1", &missing).unwrap_err().message().contains("none"));
     }

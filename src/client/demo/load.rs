@@ -16,7 +16,6 @@ use crate::client::demo::proof::{self, ID_OFFSET};
 use crate::client::demo::record::{Attempt, Boots, Content, Fate, Item, Method, Records};
 use crate::client::demo::shop::{Door, Size};
 use crate::clock::{Deadline, Stopwatch};
-use crate::domain::gtid::Gtid;
 use crate::error::{Error, ErrorKind};
 
 /// Clients that write.
@@ -190,10 +189,7 @@ impl Shared {
         let deadline = Deadline::after(GONE_MAX);
         loop {
             let reached = self.door.connect(PATIENCE).and_then(|mut conn| {
-                let started = conn.query_first(
-                    "SELECT UNIX_TIMESTAMP() - CAST(VARIABLE_VALUE AS SIGNED) FROM information_schema.GLOBAL_STATUS
-                     WHERE VARIABLE_NAME = 'UPTIME'",
-                )?;
+                let started = self.door.started(&mut conn)?;
                 Ok((conn, started))
             });
             match reached {
@@ -247,8 +243,8 @@ impl Shared {
         }
         // From here on it counts, whether its GTID can still be asked for or not.
         self.records.settle(client, Fate::Acknowledged { gtid: None });
-        let gtid: Option<String> = conn.query_first("SELECT @@last_gtid")?;
-        self.records.settle(client, Fate::Acknowledged { gtid: gtid.and_then(|gtid| gtid.parse::<Gtid>().ok()) });
+        let gtid = self.door.committed(conn)?;
+        self.records.settle(client, Fate::Acknowledged { gtid });
         Ok(())
     }
 

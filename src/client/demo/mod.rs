@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind};
 /// Runs the demo to its end.
 pub(super) fn run(wanted: &cli::Demo) -> Result<(), Error> {
     let state_dir = appliance::make_state_dir(wanted)?;
-    let mut story = Story::begin("A table is dropped on a busy MariaDB server, and comes back in place.");
+    let mut story = Story::begin("A table is dropped on a busy server, and comes back in place.");
     story.step("Start an appliance of the demo's own.");
     let appliance = Appliance::start(&state_dir, wanted)?;
     story.tell(format!("It keeps its state in {}.", state_dir.display()));
@@ -33,7 +33,7 @@ pub(super) fn run(wanted: &cli::Demo) -> Result<(), Error> {
         story.tell(format!("Its repository is {place}."));
     }
     story.tell(format!("Its status page is {}", appliance.api.page()));
-    let mut scene = Scene::new(&appliance);
+    let mut scene = Scene::new(&appliance, wanted.datastore);
     let played = scene.play(&mut story, wanted.rows);
     let holds = scene.holds();
     let stopped = if wanted.once { scene.stop(&mut story) } else { Ok(()) };

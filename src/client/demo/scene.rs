@@ -18,6 +18,7 @@ use crate::client::recoveries::{self, Wish};
 use crate::client::view::{self, Instance, Outcome, Recovery, Transaction};
 use crate::client::{Client, backups, instances, render, timelines, transactions};
 use crate::clock::Deadline;
+use crate::domain::datastore::Datastore;
 use crate::domain::gtid::{Gtid, GtidPosition};
 use crate::error::{Error, ErrorKind};
 
@@ -37,6 +38,8 @@ const IDLE_ANSWERS_MAX: u32 = 4;
 /// Everything the steps share.
 pub(super) struct Scene<'a> {
     appliance: &'a Appliance,
+    /// What the server shall be.
+    wanted: Option<Datastore>,
     client: Client,
     instance: Option<Instance>,
     load: Option<Load>,
@@ -50,9 +53,10 @@ pub(super) struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    pub(super) fn new(appliance: &'a Appliance) -> Scene<'a> {
+    pub(super) fn new(appliance: &'a Appliance, wanted: Option<Datastore>) -> Scene<'a> {
         Scene {
             appliance,
+            wanted,
             client: Client::beside(&appliance.api),
             instance: None,
             load: None,
@@ -96,8 +100,7 @@ impl<'a> Scene<'a> {
         let stopped = self.appliance.stop();
         if let (Err(_), Some(instance)) = (&deleted, &self.instance) {
             // Nobody looks after the server any more; it is asked itself. It may be gone already, which is as good.
-            let door = Door::new(Path::new(&instance.socket));
-            let _ = door.open().and_then(|mut conn| {
+            let _ = door_of(instance).and_then(|door| door.open()).and_then(|mut conn| {
                 conn.query_drop("SHUTDOWN").map_err(|err| sql_error("unable to stop the server", err))
             });
         }
@@ -105,24 +108,31 @@ impl<'a> Scene<'a> {
     }
 
     fn create_instance(&mut self, story: &mut Story) -> Result<(), Error> {
-        story.step("Create the instance `shop`, a MariaDB server of its own.");
-        story.command(&self.command("instance create shop"));
-        let answer = self.appliance.api.post("/instances", &json!({"instance": {"name": "shop"}}))?;
+        story.step("Create the instance `shop`, a server of its own.");
+        let mut body = json!({"instance": {"name": "shop"}});
+        let mut command = "instance create shop".to_owned();
+        if let Some(datastore) = self.wanted {
+            body["instance"]["datastore"] = json!({"type": datastore});
+            command.push_str(&format!(" --datastore {datastore}"));
+        }
+        story.command(&self.command(&command));
+        let answer = self.appliance.api.post("/instances", &body)?;
         // Remembered at once, so that it is removed again whatever comes.
         self.instance = Some(view::read(http::member(&answer, "instance")?)?);
         let answer = instances::settle(&self.client, &answer)?;
         let instance: Instance = view::read(http::member(&answer, "instance")?)?;
         let version = instance.datastore.version_number.as_ref().unwrap_or(&instance.datastore.version);
-        story.tell(format!("MariaDB {version} serves on {}.", instance.socket));
+        let title = instance.datastore.kind.parse::<Datastore>()?.title();
+        story.tell(format!("{title} {version} serves on {}.", instance.socket));
         self.instance = Some(instance);
         Ok(())
     }
 
     fn load_shop(&mut self, story: &mut Story, size: Size) -> Result<(), Error> {
         story.step("Load a shop.");
-        let mut conn = self.door()?.open()?;
-        shop::load(&mut conn, size)?;
-        self.beginning = shop::read_beginning(&mut conn)?;
+        let door = self.door()?;
+        shop::load(&door, size)?;
+        self.beginning = shop::read_beginning(&mut door.open()?)?;
         story.tell(format!(
             "{} in customers, products, stock, orders, order_items and payments.",
             render::counted(size.rows(), "row")
@@ -147,7 +157,8 @@ impl<'a> Scene<'a> {
 
     fn start_clients(&mut self, story: &mut Story, size: Size) -> Result<(), Error> {
         story.step("Let customers in.");
-        let load = self.load.insert(Load::start(&Door::new(Path::new(&socket_of(&self.instance)?)), size)?);
+        let load = Load::start(&self.door()?, size)?;
+        let load = self.load.insert(load);
         load.wait_for(0, TRANSACTIONS_BEFORE, LOAD_LIMIT)?;
         story.tell(format!(
             "{CLIENTS} clients write from here on to the end. Every transaction touches several tables; each client\n\
@@ -158,20 +169,20 @@ impl<'a> Scene<'a> {
 
     fn drop_orders(&mut self, story: &mut Story) -> Result<Gtid, Error> {
         story.step("Somebody drops the wrong table.");
-        let mut conn = self.door()?.open()?;
+        let door = self.door()?;
+        let mut conn = door.open()?;
         story.tell("> DROP TABLE shop.orders;");
         conn.query_drop("DROP TABLE shop.orders").map_err(|err| sql_error("unable to drop the table", err))?;
         let load = self.load()?;
         load.mark_dropped();
-        let gtid: Option<String> =
-            conn.query_first("SELECT @@last_gtid").map_err(|err| sql_error("unable to ask for the GTID", err))?;
+        let gtid = door.committed(&mut conn).map_err(|err| sql_error("unable to ask for the GTID", err))?;
         let refused_before = load.refused();
         load.wait_for(0, acknowledged_least(load) + TRANSACTIONS_EACH, LOAD_LIMIT)?;
         story.tell(format!(
             "Orders are gone. The clients got {} since, and go on with the other tables.",
             render::counted(load.refused() - refused_before, "error")
         ));
-        gtid.unwrap_or_default().parse()
+        gtid.ok_or_else(|| Error::new(ErrorKind::Internal, "the server did not tell the GTID of the DROP"))
     }
 
     fn find_drop(&mut self, story: &mut Story, dropped: Gtid) -> Result<(), Error> {
@@ -328,8 +339,11 @@ impl<'a> Scene<'a> {
         let Some(fence) = outcome.and_then(|outcome| outcome.fence_position.as_ref()) else { return Ok(()) };
         let fence: GtidPosition = fence.parse()?;
         let first = self.phases.get(phase).copied().unwrap_or(0);
+        // What was cut off is what the server had been writing until then; of a history given up before that, MySQL's
+        // fence says nothing.
+        let before = phase.checked_sub(1).and_then(|before| self.phases.get(before)).copied().unwrap_or(0);
         let mut wrong = Vec::new();
-        for attempt in self.load()?.attempts() {
+        for attempt in self.load()?.attempts().into_iter().filter(|attempt| attempt.boot >= before) {
             let Fate::Acknowledged { gtid: Some(gtid) } = attempt.fate else { continue };
             let Some(is_before) = fence.includes(&gtid) else { continue };
             if (attempt.boot >= first) == is_before {
@@ -464,7 +478,7 @@ impl<'a> Scene<'a> {
     }
 
     fn door(&self) -> Result<Door, Error> {
-        Ok(Door::new(Path::new(&self.instance()?.socket)))
+        door_of(self.instance()?)
     }
 
     fn command(&self, line: &str) -> String {
@@ -476,9 +490,8 @@ fn acknowledged_least(load: &Load) -> usize {
     load.acknowledged_since(0).into_iter().min().unwrap_or(0)
 }
 
-fn socket_of(instance: &Option<Instance>) -> Result<String, Error> {
-    let instance = instance.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "there is no instance yet"))?;
-    Ok(instance.socket.clone())
+fn door_of(instance: &Instance) -> Result<Door, Error> {
+    Ok(Door::new(Path::new(&instance.socket), instance.datastore.kind.parse()?))
 }
 
 fn before(cut: Gtid) -> Map<String, Value> {

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mysql::consts::CapabilityFlags;
 use mysql::prelude::Queryable;
+use mysql::session_state_change::SessionStateChange;
 use mysql::{Conn, OptsBuilder, Value};
 
 use crate::client::demo::proof::{Beginning, Found, Row, Rows};
+use crate::domain::datastore::Datastore;
+use crate::domain::gtid::Gtid;
 use crate::error::{Error, ErrorKind};
 
 /// Longer than any statement of the demo takes on a slow disk.
@@ -82,13 +86,14 @@ impl Size {
 /// The way to the server: its socket and the operating system's user, whom the server knows without a password.
 #[derive(Debug, Clone)]
 pub(super) struct Door {
-    pub(super) socket: PathBuf,
-    pub(super) user: String,
+    socket: PathBuf,
+    user: String,
+    datastore: Datastore,
 }
 
 impl Door {
-    pub(super) fn new(socket: &Path) -> Door {
-        Door { socket: socket.to_owned(), user: crate::process::User::own().name }
+    pub(super) fn new(socket: &Path, datastore: Datastore) -> Door {
+        Door { socket: socket.to_owned(), user: crate::process::User::own().name, datastore }
     }
 
     /// A connection; `patience` bounds each answer.
@@ -99,7 +104,44 @@ impl Door {
             .prefer_socket(false)
             .read_timeout(Some(patience))
             .write_timeout(Some(patience));
-        Conn::new(options)
+        match self.datastore {
+            Datastore::Mariadb => Conn::new(options),
+            Datastore::Mysql => {
+                // It tells the GTID of a commit in the answer to it, to whom has asked for that.
+                let mut conn = Conn::new(options.additional_capabilities(CapabilityFlags::CLIENT_SESSION_TRACK))?;
+                conn.query_drop("SET SESSION session_track_gtids = OWN_GTID")?;
+                Ok(conn)
+            }
+        }
+    }
+
+    /// The GTID of the transaction that the last statement on this connection committed.
+    pub(super) fn committed(&self, conn: &mut Conn) -> Result<Option<Gtid>, mysql::Error> {
+        let told: Option<String> = match self.datastore {
+            Datastore::Mariadb => conn.query_first("SELECT @@last_gtid")?,
+            Datastore::Mysql => {
+                let changes = conn.session_state_changes().unwrap_or_default();
+                changes.into_iter().find_map(|change| match change.decode() {
+                    // How it is encoded and how long it is stand before it, a byte each.
+                    Ok(SessionStateChange::Gtids(gtid)) => {
+                        Some(String::from_utf8_lossy(gtid.as_bytes().get(2..)?).into_owned())
+                    }
+                    _ => None,
+                })
+            }
+        };
+        Ok(told.and_then(|gtid| gtid.parse().ok()))
+    }
+
+    /// The second in which the server behind a connection was started.
+    pub(super) fn started(&self, conn: &mut Conn) -> Result<Option<i64>, mysql::Error> {
+        let schema = match self.datastore {
+            Datastore::Mariadb => "information_schema",
+            Datastore::Mysql => "performance_schema",
+        };
+        conn.query_first(format!(
+            "SELECT UNIX_TIMESTAMP() - CAST(VARIABLE_VALUE AS SIGNED) FROM {schema}.global_status WHERE VARIABLE_NAME = 'UPTIME'"
+        ))
     }
 
     /// A connection for work that may take long.
@@ -115,12 +157,17 @@ impl Door {
 }
 
 /// Makes the shop and fills it.
-pub(super) fn load(conn: &mut Conn, size: Size) -> Result<(), Error> {
+pub(super) fn load(door: &Door, size: Size) -> Result<(), Error> {
+    let conn = &mut door.open()?;
+    if door.datastore == Datastore::Mysql {
+        let deep = format!("SET SESSION cte_max_recursion_depth = {LOAD_ROWS_MAX}");
+        conn.query_drop(deep).map_err(|err| sql_error("unable to prepare the load", err))?;
+    }
     for statement in SCHEMA {
         conn.query_drop(statement).map_err(|err| sql_error("unable to make the shop's tables", err))?;
     }
     let (customers, products) = (size.customers, size.products);
-    // `seq_a_to_b` is MariaDB's own table of numbers; what is made of them looks like a shop and is the same each time.
+    // What is made of the numbers looks like a shop and is the same each time.
     let parts: [(&str, u64, String); 6] = [
         ("customers", customers, "SELECT seq, CONCAT('Customer ', seq), CONCAT('customer', seq, '@example.org'), ELT(1 + seq % 5, 'Lisbon', 'Oslo', 'Quito', 'Kyoto', 'Accra'), 0".into()),
         ("products", products, "SELECT seq, CONCAT('Product ', seq), 100 + seq * 7919 % 9900".into()),
@@ -133,12 +180,25 @@ pub(super) fn load(conn: &mut Conn, size: Size) -> Result<(), Error> {
         let mut first = 1;
         while first <= count {
             let last = (first + LOAD_ROWS_MAX - 1).min(count);
-            let statement = format!("INSERT INTO shop.{table} {select} FROM shop.seq_{first}_to_{last}");
+            let numbers = numbers(door.datastore, first, last);
+            let statement = format!("INSERT INTO shop.{table} {select} FROM {numbers}");
             conn.query_drop(statement).map_err(|err| sql_error(&format!("unable to load {table}"), err))?;
             first = last + 1;
         }
     }
     Ok(())
+}
+
+/// A table with the column `seq`, from `first` to `last`.
+fn numbers(datastore: Datastore, first: u64, last: u64) -> String {
+    match datastore {
+        // Such tables are there without being made.
+        Datastore::Mariadb => format!("shop.seq_{first}_to_{last}"),
+        Datastore::Mysql => format!(
+            "(WITH RECURSIVE numbers (seq) AS (SELECT {first} UNION ALL SELECT seq + 1 FROM numbers WHERE seq < {last}) \
+             SELECT seq FROM numbers) AS numbers"
+        ),
+    }
 }
 
 /// What is there before the clients begin.

@@ -1,5 +1,7 @@
 //! Streams of backups, the ledger of their unpacking, and the small files of the tools: see `crate::fuzz`.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers are cut to whatever there is room for")]
+
 mod files;
 mod ledger;
 mod stream;

@@ -160,6 +160,11 @@ fn clone_progress(sql: &mut Sql) -> Result<Option<(u64, u64)>, Error> {
 
 /// The server's refusals, each with what to do.
 fn explained(err: Error) -> Error {
+    if err.kind() == ErrorKind::Unavailable {
+        return Error::new(ErrorKind::Unavailable, "the server ended, or cut the connection, while it cloned itself")
+            .with_source(err)
+            .hint("Look into the error log of the server for why, then take another backup.");
+    }
     let message = err.message();
     let says = |code: &str| message.contains(code);
     let (kind, hint) = if says("ERROR 3634") {
@@ -197,6 +202,7 @@ pub(crate) fn settle(tools: &Tools, settings: &ScratchSettings) -> Result<CloneE
     make_run_dir(tools, &settings.run_dir)?;
     // No account of the data's own is needed: whoever can enter the run directory could read the files as well.
     let access = Access { socket: socket_path(&settings.run_dir), user: "root".to_owned(), password: None };
+    let relay_log = settings.run_dir.join("relay-bin");
     // Should the host fail meanwhile, the clone is made again: what is written need not reach the disk, only the files.
     let options = |group: OptionGroup| {
         group
@@ -206,6 +212,9 @@ pub(crate) fn settle(tools: &Tools, settings: &ScratchSettings) -> Result<CloneE
             .set("innodb_doublewrite", "OFF")
             .set("innodb_flush_method", "O_DIRECT_NO_FSYNC")
             .set("innodb_flush_log_at_trx_commit", 0)
+            // A replica's data makes the server begin a relay log, which is not the data's.
+            .path("relay_log", &relay_log)
+            .path("relay_log_index", &relay_log.with_extension("index"))
     };
     let scratch = Scratch::start(tools, settings, options, access)?;
     let asked = scratch.sql().and_then(|mut sql| ask_end(&mut sql));

@@ -48,7 +48,9 @@ pub(crate) fn inspect(sql: &mut Sql, strategy: Strategy) -> Result<Findings, Err
         // The rest can be seen once they are granted.
         return Ok(findings);
     }
-    check_engines(sql, strategy, &mut findings)?;
+    if strategy == Strategy::Clone {
+        check_engines(sql, &mut findings)?;
+    }
     let data_dir = sql.variable("datadir")?;
     let data_dir = Path::new(data_dir.trim_end_matches('/'));
     check_places(sql, &PLACES, data_dir, &mut findings)?;
@@ -122,10 +124,7 @@ fn check_plugin(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
 }
 
 /// A clone holds InnoDB's tables; those of other engines come back empty.
-fn check_engines(sql: &mut Sql, strategy: Strategy, findings: &mut Findings) -> Result<(), Error> {
-    if strategy == Strategy::Dump {
-        return Ok(()); // What a dump makes of them its own survey says.
-    }
+fn check_engines(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
     for (table, engine) in tables_of_other_engines(sql)? {
         findings.add(
             format!("table `{table}` is of engine {engine}: a clone would hold it without its rows"),

@@ -1,5 +1,7 @@
 //! What lies in a repository: manifests, chunks, parts and the small objects, see `crate::fuzz`.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers are cut to whatever there is room for")]
+
 mod chunks;
 mod objects;
 mod parts;

@@ -27,6 +27,8 @@ struct Shared {
     socket: PathBuf,
     ended: AtomicBool,
     paused: AtomicBool,
+    /// The schema shall stay as it is.
+    schema_kept: AtomicBool,
     /// Threads that stand still because of the pause.
     standing: AtomicU32,
     committed: Mutex<Vec<Committed>>,
@@ -99,6 +101,7 @@ impl Load {
             socket: socket.to_owned(),
             ended: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            schema_kept: AtomicBool::new(false),
             standing: AtomicU32::new(0),
             committed: Mutex::new(Vec::new()),
             unanswered: Mutex::new(Vec::new()),
@@ -142,6 +145,16 @@ impl Load {
 
     pub(crate) fn go_on(&self) {
         self.shared.paused.store(false, Ordering::SeqCst);
+    }
+
+    /// Runs `act` while the clients write on but change the schema no more.
+    pub(crate) fn with_schema_kept(&self, act: impl FnOnce()) {
+        self.shared.schema_kept.store(true, Ordering::SeqCst);
+        // Its change that is under way ends meanwhile.
+        self.pause();
+        self.go_on();
+        act();
+        self.shared.schema_kept.store(false, Ordering::SeqCst);
     }
 
     /// Ends the clients; returns what they know was committed, and what they do not know of.
@@ -189,6 +202,10 @@ impl Writer {
                 // A restart of the server may end the connection; a new one is made afterwards.
                 conn = None;
                 self.stand();
+                continue;
+            }
+            if self.client == 0 && self.shared.schema_kept.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
                 continue;
             }
             let Some(open) = &mut conn else {

@@ -82,9 +82,24 @@ fn everything_in_the_way_is_named() {
     assert_eq!(found(&server), of_clone);
     let mut of_dump = vec![statement];
     of_dump.extend(common);
-    let engine = "(table `shop.old` is of engine MyISAM, which has no transactions: a backup may hold its rows as of another moment)";
-    of_dump.extend([engine, persisted, replica]);
+    of_dump.extend([persisted, replica]);
     assert_eq!(found_by(&server, &server.access(), Strategy::Dump), of_dump);
+}
+
+#[test]
+fn a_dump_is_warned_of_tables_without_transactions() {
+    let mut server = TestMysql::start("");
+    server.run(&["CREATE DATABASE shop", "CREATE TABLE shop.old (a INT) ENGINE=MyISAM"]);
+    server.tools.strategy = Strategy::Dump;
+    let findings = crate::datastore::inspect::inspect(&server.tools, &mut server.sql()).unwrap();
+    assert_eq!(findings.problems, []);
+    assert!(
+        findings.warnings.iter().any(|it| it.contains("not transactional") && it.contains("shop.old")),
+        "{findings:?}"
+    );
+    server.run(&["CREATE TABLESPACE own ADD DATAFILE 'own.ibd'", "CREATE TABLE shop.o (a INT) TABLESPACE own"]);
+    let findings = crate::datastore::inspect::inspect(&server.tools, &mut server.sql()).unwrap();
+    assert!(findings.problems.iter().any(|it| it.what.contains("tablespaces of their own")), "{findings:?}");
 }
 
 #[test]
