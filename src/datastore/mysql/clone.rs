@@ -65,6 +65,14 @@ pub(crate) fn is_running(sql: &mut Sql) -> Result<bool, Error> {
     Ok(running != "0")
 }
 
+/// Refuses when the server has no clone plugin, without which it does not even tell of clones.
+pub(crate) fn refuse_missing_plugin(sql: &mut Sql) -> Result<(), Error> {
+    match inspect::missing_plugin(sql)? {
+        None => Ok(()),
+        Some(problem) => Err(Error::new(ErrorKind::Refused, problem.what).hint(problem.mend)),
+    }
+}
+
 /// Refuses when tables would come back without their rows, and names them.
 pub(crate) fn refuse_other_engines(sql: &mut Sql) -> Result<(), Error> {
     let left_empty = inspect::tables_of_other_engines(sql)?;
