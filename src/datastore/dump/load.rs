@@ -143,8 +143,8 @@ impl Listed {
             let entry: Entry = serde_json::from_slice(&line).map_err(|err| damaged("its list").with_source(err))?;
             entries.push(entry);
         }
-        let rows: u64 = entries.iter().map(|entry| entry.rows).sum();
-        if (entries.len() as u64, rows) != (end.entries, end.rows) {
+        let rows = entries.iter().try_fold(0_u64, |sum, entry| sum.checked_add(entry.rows));
+        if (entries.len() as u64, rows) != (end.entries, Some(end.rows)) {
             return Err(damaged("its list and its end do not agree"));
         }
         let listed = Listed { head, end, entries };

@@ -25,6 +25,8 @@
 //! A pause of more than an hour of whoever reads the stream ends the dump.
 
 mod events;
+#[cfg(test)]
+pub(super) mod fuzz;
 pub(crate) mod load;
 mod login;
 pub(crate) mod manifest;

@@ -16,8 +16,8 @@ use crate::error::{Error, ErrorKind};
 
 /// The file that makes the schemas.
 pub(super) const SCHEMAS: &str = "schemas.sql";
-/// So much of a statement is looked at. Two quoted names of 64 characters fit.
-const LOOKED_AT_BYTES: usize = 4096;
+/// So much of a statement is looked at. What makes a schema fits whole, with a comment of 1024 characters.
+const LOOKED_AT_BYTES: usize = 16 * 1024;
 /// Settings before the first part, or of a part before its name is known.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 /// The most a server takes at once is a GiB, with some bytes around it.
@@ -187,8 +187,14 @@ impl Sink for Cut {
                 Ok(())
             }
             (Fate::Unknown, _) => {
-                self.statement.extend_from_slice(bytes);
-                if self.statement.len() >= LOOKED_AT_BYTES { self.decide() } else { Ok(()) }
+                let room = LOOKED_AT_BYTES.saturating_sub(self.statement.len());
+                let (looked_at, rest) = bytes.split_at(room.min(bytes.len()));
+                self.statement.extend_from_slice(looked_at);
+                if self.statement.len() < LOOKED_AT_BYTES {
+                    return Ok(());
+                }
+                self.decide()?;
+                self.bytes(rest)
             }
         }
     }
@@ -317,6 +323,7 @@ impl Cut {
         let Some(name) = name.filter(|_| statement.starts_with(b"CREATE DATABASE ")) else {
             return Err(corrupt("a statement outside every table that does not belong there"));
         };
+        check_whole(statement)?;
         if !matches!(name.as_str(), "mysql" | "sys") {
             self.members.write(SCHEMAS, statement);
             self.members.write(SCHEMAS, b"\n");
@@ -419,7 +426,16 @@ pub(super) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
+/// Fails when more of the statement may come than was looked at.
+fn check_whole(statement: &[u8]) -> Result<(), Error> {
+    if statement.len() < LOOKED_AT_BYTES {
+        return Ok(());
+    }
+    Err(corrupt(&format!("a statement of more than {LOOKED_AT_BYTES} bytes that is no row and makes no table")))
+}
+
 fn hold(held: &mut Vec<u8>, statement: &[u8]) -> Result<(), Error> {
+    check_whole(statement)?;
     held.extend_from_slice(statement);
     held.push(b'\n');
     if held.len() > HELD_BYTES_MAX {

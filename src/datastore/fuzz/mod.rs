@@ -16,12 +16,14 @@ use crate::error::Error;
 use crate::fuzz::Target;
 
 pub(crate) fn targets() -> Vec<Box<dyn Target>> {
-    vec![
+    let mut all: Vec<Box<dyn Target>> = vec![
         Box::new(stream::Tap::new()),
         Box::new(stream::Unpack::new()),
         Box::new(ledger::Ledger::new()),
         Box::new(files::ToolFiles),
-    ]
+    ];
+    all.extend(crate::datastore::dump::fuzz::targets());
+    all
 }
 
 /// A directory of one target in memory, if there is such a place: nothing here is to survive anything.

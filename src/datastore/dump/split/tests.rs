@@ -135,6 +135,28 @@ fn what_is_not_as_a_dump_is_is_refused() {
 }
 
 #[test]
+fn a_statement_that_is_not_looked_at_whole_is_not_written_in_part() {
+    let with = |setting: usize, comment: usize| {
+        let begin = BEGIN.replace("SET NAMES utf8mb4", &format!("SET x='{}'", "s".repeat(setting)));
+        let schema = schema("d").replace("`d`;", &format!("`d` COMMENT '{}';", "\u{1F600}".repeat(comment)));
+        [&begin, &schema, &table("t"), &rows("t", "(1)"), END].concat()
+    };
+    for (setting, comment) in [(5_000, 1), (1, 1024)] {
+        let text = with(setting, comment);
+        let files = split(&text, usize::MAX).unwrap();
+        let written = files["schemas.sql"].len();
+        assert!(written > setting + 4 * comment, "{written} bytes of a setting and a comment");
+        assert!(split(&text, 100).unwrap() == files);
+    }
+    for (setting, comment) in [(20_000, 1), (1, 5_000)] {
+        for size in [100, 4096, usize::MAX] {
+            let err = split(&with(setting, comment), size).unwrap_err();
+            assert!(err.message().contains("more than 16384 bytes"), "{err}");
+        }
+    }
+}
+
+#[test]
 fn names_and_settings_are_not_taken_for_the_end() {
     assert!(is_of_foot(b"/*!50606 SET GLOBAL INNODB_STATS_AUTO_RECALC=@OLD_INNODB_STATS_AUTO_RECALC */;"));
     assert!(!is_of_foot(b"/*!50001 DROP VIEW IF EXISTS `x SET =@OLD_`*/;"));
