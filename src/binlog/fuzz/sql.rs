@@ -161,6 +161,6 @@ impl Target for Statements {
 
     /// Names are kept, converted, in two copies for a moment.
     fn memory_max(&self, input_bytes: usize) -> usize {
-        (64 << 10) + 12 * input_bytes
+        (64 << 10) + 16 * input_bytes
     }
 }

@@ -29,7 +29,7 @@ const SMALL_FILES: [&str; 2] = [
     "{\"format\":1,\"entries\":2,\"rows\":3,\"code\":{\"routines\":0,\"triggers\":0,\"events\":0},\"read_until\":\"binlog.000007:4711\",\"warnings\":[]}\n",
 ];
 
-pub(in crate::datastore) fn targets() -> Vec<Box<dyn Target>> {
+pub(crate) fn targets() -> Vec<Box<dyn Target>> {
     vec![Box::new(DumpText)]
 }
 

@@ -26,7 +26,7 @@
 
 mod events;
 #[cfg(test)]
-pub(super) mod fuzz;
+pub(crate) mod fuzz;
 pub(crate) mod load;
 mod login;
 pub(crate) mod manifest;
