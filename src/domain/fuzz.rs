@@ -7,7 +7,7 @@ use crate::domain::coordinate::BinlogPosition;
 use crate::domain::gtid::{BinlogState, Gtid, GtidPosition};
 use crate::domain::gtid_set::{GtidSet, MysqlGtid};
 use crate::domain::id::BackupId;
-use crate::fuzz::{Dice, Target, mutate};
+use crate::testing::fuzz::{Dice, Target, mutate};
 
 const CORPUS: [&str; 12] = [
     "0-11-4711",

@@ -10,28 +10,9 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "numbers are cut to whatever there is room for")]
 
-mod dice;
-pub(crate) mod json;
-pub(crate) mod mutate;
 mod run;
 
-use std::path::{Path, PathBuf};
-
-pub(crate) use dice::Dice;
-
-/// A reader under test.
-pub(crate) trait Target {
-    fn name(&self) -> &'static str;
-
-    /// An input; dice with the same seed make the same one.
-    fn input(&mut self, dice: &mut Dice) -> Vec<u8>;
-
-    /// Reads it. Panics when something does not hold that must.
-    fn read(&mut self, input: &[u8]);
-
-    /// What reading an input of so many bytes may hold at a time.
-    fn memory_max(&self, input_bytes: usize) -> usize;
-}
+use crate::testing::fuzz::Target;
 
 /// Every target there is.
 fn targets() -> Vec<Box<dyn Target>> {
@@ -40,14 +21,4 @@ fn targets() -> Vec<Box<dyn Target>> {
     all.extend(crate::datastore::fuzz::targets());
     all.extend(crate::repository::fuzz::targets());
     all
-}
-
-/// The files in this folder of `tests/data` whose names end so, in the order of their names.
-pub(crate) fn golden(folder: &str, end: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder);
-    let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut paths: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(end)).collect();
-    paths.sort_unstable();
-    assert!(!paths.is_empty(), "no files in {}", folder.display());
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }

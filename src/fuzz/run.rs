@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
-use super::{Dice, Target, targets};
+use super::targets;
 use crate::clock::Stopwatch;
+use crate::testing::fuzz::{Dice, Target};
 
 /// All targets together, in the tests.
 const SHORT_RUN: Duration = Duration::from_secs(5);

@@ -1,5 +1,6 @@
 //! What unit tests of several modules share.
 
+pub(crate) mod fuzz;
 #[allow(clippy::disallowed_methods, reason = "shared with tests/it, whose rules are others")]
 #[allow(dead_code, reason = "shared with tests/it, which uses the rest")]
 pub(crate) mod proxy;

@@ -2,7 +2,7 @@
 
 use crate::binlog::event::{CHECKSUM_BYTES, HEADER_BYTES, Header, MAGIC, event_type};
 use crate::binlog::mysql::event::event_type as mysql;
-use crate::fuzz::{Dice, mutate};
+use crate::testing::fuzz::{Dice, mutate};
 
 /// Offset of the type in an event.
 const TYPE_AT: usize = 4;

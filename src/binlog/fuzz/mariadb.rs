@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::events::with_statement;
 use crate::binlog::event::event_type;
-use crate::fuzz::{Dice, mutate};
+use crate::testing::fuzz::{Dice, mutate};
 
 /// Types a server knows, and some it does not.
 pub(super) const TYPES: [u8; 24] = [

@@ -18,7 +18,7 @@ use crate::binlog::scanner::{Pushed, ScanPoint, Scanner};
 use crate::binlog::summary::ChunkSummary;
 use crate::domain::transaction::Transaction;
 use crate::error::{Error, ErrorKind};
-use crate::fuzz::{Dice, Target, golden};
+use crate::testing::fuzz::{Dice, Target, golden};
 use events::{BinlogFile, changed};
 
 const LATER_THAN_ALL: i64 = 4_000_000_000_000_000;

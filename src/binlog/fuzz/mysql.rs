@@ -3,7 +3,7 @@
 use super::events::with_statement;
 use crate::binlog::event::{HEADER_BYTES, event_type as common};
 use crate::binlog::mysql::event::event_type;
-use crate::fuzz::{Dice, mutate};
+use crate::testing::fuzz::{Dice, mutate};
 
 /// Types a server knows, and some it does not.
 pub(super) const TYPES: [u8; 24] = [

@@ -3,7 +3,7 @@
 use crate::binlog::body::SqlMode;
 use crate::binlog::scheduled::EventStatuses;
 use crate::binlog::statement::{StatementFacts, Tokens, without_secrets};
-use crate::fuzz::{Dice, Target, mutate};
+use crate::testing::fuzz::{Dice, Target, mutate};
 
 const WORDS: [&str; 96] = [
     "DROP",

@@ -5,7 +5,7 @@ use super::split::{HeadFacts, Splitter};
 use crate::datastore::xbstream::StreamTap;
 use crate::domain::datastore::Datastore;
 use crate::error::Error;
-use crate::fuzz::{Dice, Target, mutate};
+use crate::testing::fuzz::{Dice, Target, mutate};
 
 /// A dump, in the pieces it is put together of.
 const PIECES: [&str; 14] = [

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::datastore::mariadb;
 use crate::datastore::version::plain_version;
-use crate::fuzz::{Dice, Target, mutate};
+use crate::testing::fuzz::{Dice, Target, mutate};
 
 const CORPUS: [&str; 6] = [
     "binlog.000009\t379\t0-11-757\n",

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Scratch, tree};
 use crate::datastore::xbstream::{Checkpoint, last_checkpoint};
-use crate::fuzz::{Dice, Target, golden, json, mutate};
+use crate::testing::fuzz::{Dice, Target, golden, json, mutate};
 
 /// A ledger, the directory as it was when it was written, and the stream.
 struct CutOff {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::datastore::xbstream::{Checkpoint, Target as Place, Unpacked, unpack};
 use crate::error::Error;
-use crate::fuzz::Target;
+use crate::testing::fuzz::Target;
 
 pub(crate) fn targets() -> Vec<Box<dyn Target>> {
     let mut all: Vec<Box<dyn Target>> = vec![

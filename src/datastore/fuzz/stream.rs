@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Scratch, tree};
 use crate::datastore::xbstream::{Checkpoint, StreamTap, last_checkpoint};
 use crate::error::{Error, ErrorKind};
-use crate::fuzz::{Dice, Target, golden, mutate};
+use crate::testing::fuzz::{Dice, Target, golden, mutate};
 
 const MAGIC: &[u8; 8] = b"XBSTCK01";
 const PAYLOAD_HEAD_BYTES: usize = 20;

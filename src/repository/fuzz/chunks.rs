@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::{FORMS, Shelf, packed, repository};
 use crate::domain::chunk::{Chunk, ChunkFacts};
 use crate::domain::compression::Compression;
-use crate::fuzz::{Dice, Target, golden, json as change_json, mutate};
 use crate::repository::chunk::{ChunkBody, ChunkHead};
 use crate::repository::codec::HEAD_MAGIC;
 use crate::repository::{Repository, layout, sha256_hex};
 use crate::storage::StoredObject;
+use crate::testing::fuzz::{Dice, Target, golden, json as change_json, mutate};
 
 /// A chunk that claims more is read no further than this.
 const READ_BYTES_MAX: u64 = 64 << 20;

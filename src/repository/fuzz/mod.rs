@@ -16,8 +16,8 @@ use super::codec::IdentitySource;
 use super::{Repository, Settings, codec};
 use crate::domain::compression::Compression;
 use crate::error::Error;
-use crate::fuzz::{Dice, Target, mutate};
 use crate::storage::{Body, ObjectStore, StoredObject};
+use crate::testing::fuzz::{Dice, Target, mutate};
 
 /// Always the same, so that an input that was kept is opened again.
 const PUBLIC: &str = "age160jycpvazrf3tent90rscpwwqfnr0thumsgv924ake8s5khpxehsdh2rqn";

@@ -13,11 +13,11 @@ use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::instance::{InstanceSettings, Server};
 use crate::domain::recovery::Recovery;
 use crate::domain::timeline::{Origin, Timeline};
-use crate::fuzz::{Dice, Target, json, mutate};
 use crate::repository::manifest::{Manifest, Part};
 use crate::repository::recoveries::RecoveryRecord;
 use crate::repository::{FORMAT, MARKER, Repository, layout, read_marker, sealed, sha256_hex, to_json};
 use crate::storage::StoredObject;
+use crate::testing::fuzz::{Dice, Target, json, mutate};
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {

@@ -2,9 +2,9 @@
 
 use super::{packed, repository};
 use crate::domain::compression::Compression;
-use crate::fuzz::{Dice, Target, golden};
 use crate::repository::Repository;
 use crate::repository::manifest::PART_BYTES;
+use crate::testing::fuzz::{Dice, Target, golden};
 
 const NAME: &str = "instances/i/backups/b/part-00000001";
 /// In front of an input: how many bytes the manifest says it unpacks to.
