@@ -126,9 +126,8 @@ fn next_steps(found: &RebuiltInstance, newest: Option<Timestamp>, tools: &Toolbo
         Control::Created => {
             let own = User::own().name;
             if let Some(login) = found.login.as_ref().filter(|login| **login != own) {
-                lines.push(format!(
-                    "  Its server lets the user `{login}` in: run coffer as that user, not as `{own}`."
-                ));
+                lines
+                    .push(format!("  Its server lets the user `{login}` in: run coffer as that user, not as `{own}`."));
             }
             if !found.includes.is_empty() {
                 lines.push(format!("  Its option file includes {}: put that back first.", found.includes.join(", ")));

@@ -39,7 +39,6 @@ impl Group {
 
 /// What an event is to the transactions around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, never kept: a box would be paid for every event")]
 pub(crate) enum Step {
     /// Format description, Gtid_list or Previous_gtids.
     Header,
