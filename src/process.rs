@@ -40,6 +40,25 @@ const STDERR_TAIL_BYTES: usize = 4 << 10;
 /// What children get when coffer itself has no `PATH`.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// How far behind others stands who gives way: it gets about a tenth of what each of them gets.
+const NICENESS: i32 = 10;
+
+/// Does `act` on a thread that gives way to whoever else wants the processor, as do all threads and children that it
+/// begins. A system that weighs services or sessions against each other first does so behind that.
+pub(crate) fn giving_way<T: Send>(name: &str, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let slow = || {
+            // On Linux the priority is the thread's own. Who already stands further behind stays there.
+            let _ = rustix::process::setpriority_process(None, NICENESS);
+            act()
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, slow);
+        let thread =
+            thread.map_err(|err| Error::new(ErrorKind::Unavailable, "unable to start a thread").with_source(err))?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 /// A child to be: program and arguments, and what it may do.
 #[derive(Debug)]
 pub(crate) struct Cmd {

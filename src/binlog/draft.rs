@@ -18,14 +18,15 @@ pub(super) struct Draft {
     pub(super) default_schema: String,
     pub(super) tables: Vec<String>,
     pub(super) row_events: u32,
+    pub(super) as_statements: bool,
     pub(super) destructive: bool,
     pub(super) definition: bool,
     pub(super) is_xa: bool,
 }
 
 impl Draft {
-    /// Takes note of a statement; says whether it destroys something.
-    pub(super) fn add_query(&mut self, query: &Query<'_>) -> bool {
+    /// Takes note of a statement; says what it is.
+    pub(super) fn add_query(&mut self, query: &Query<'_>) -> StatementFacts {
         let facts = StatementFacts::of(&query.text, query.sql_mode);
         if self.default_schema.is_empty() {
             self.default_schema = String::from_utf8_lossy(query.schema).into_owned();
@@ -39,7 +40,7 @@ impl Draft {
         for TableName { schema, table } in &facts.tables {
             self.add_table(schema.as_deref().map_or(query.schema, str::as_bytes), table.as_bytes());
         }
-        facts.destructive
+        facts
     }
 
     pub(super) fn add_table(&mut self, schema: &[u8], table: &[u8]) {
@@ -107,7 +108,7 @@ mod tests {
         let text = format!("DROP TABLE a, `{longest}`, `{}`, b", "n".repeat(1 << 20));
         let text = Cow::Borrowed(text.as_bytes());
         let mut draft = Draft::default();
-        assert!(draft.add_query(&Query { schema: b"shop", text, sql_mode: SqlMode::default() }));
+        assert!(draft.add_query(&Query { schema: b"shop", text, sql_mode: SqlMode::default() }).destructive);
         assert_eq!(draft.tables, ["shop.a".to_owned(), format!("shop.{longest}"), "shop.b".to_owned()]);
     }
 }

@@ -134,6 +134,7 @@ impl Scanner {
             default_schema: draft.default_schema,
             tables: draft.tables,
             row_events: draft.row_events,
+            as_statements: draft.as_statements,
             destructive: draft.destructive,
         }
     }
@@ -206,8 +207,10 @@ fn add_single(draft: &mut Draft, event: &Event<'_>, group: Group) -> Result<(), 
         event_type::QUERY | event_type::QUERY_COMPRESSED | event_type::EXECUTE_LOAD_QUERY => {
             let query = Query::parse(event)?;
             if group.head.is_standalone || !is_transaction_control(&query.text) {
-                let is_destructive = draft.add_query(&query);
-                draft.destructive |= is_destructive && !group.head.is_unfinished_alter;
+                let facts = draft.add_query(&query);
+                draft.destructive |= facts.destructive && !group.head.is_unfinished_alter;
+                draft.as_statements |=
+                    !group.head.is_standalone && !facts.definition && !query.text.starts_with(b"XA ");
             }
         }
         mysql::PARTIAL_UPDATE_ROWS => draft.row_events = draft.row_events.saturating_add(1),

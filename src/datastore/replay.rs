@@ -184,9 +184,8 @@ pub(crate) fn replay(
             return Err(mismatch(&reached, &replay.end));
         }
         finish(&mut Replayed { sql: &mut sql, applier }, &events)?;
-        if !replay.relay_logs.is_empty() {
-            applier.forget(&mut sql)?;
-        }
+        // Even when nothing was replayed: data of a replica knows its source, which would send it what was given up.
+        applier.forget(&mut sql)?;
         drop_account(&mut sql)?;
         Ok(reached)
     })();

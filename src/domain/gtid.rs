@@ -68,6 +68,10 @@ impl FromStr for Gtid {
             false => MariadbGtid::parse(text).map(Gtid::Mariadb),
         };
         parsed.ok_or_else(|| {
+            if text.parse::<GtidSet>().is_ok_and(|set| !set.is_empty()) {
+                return Error::new(ErrorKind::InvalidInput, format!("`{text}` is a set of GTIDs and not a single one"))
+                    .hint("Name one transaction, the last that shall come back: uuid:number, or uuid:tag:number.");
+            }
             Error::new(ErrorKind::InvalidInput, format!("`{text}` is not a GTID")).hint(
                 "Write a GTID as the server does: domain-server-sequence on MariaDB (0-11-4711), \
                  uuid:number on MySQL (3e11fa47-71ca-11e1-9e33-c80aa9429562:4711).",
@@ -399,6 +403,18 @@ mod tests {
         for bad in ["", "1-2", "1-2-3-4", "a-b-c", "0-11-+5", "0--5", "4294967296-1-1"] {
             assert!(bad.parse::<Gtid>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_set_is_told_apart_from_what_is_no_gtid() {
+        let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+        for set in
+            [format!("{uuid}:1-5"), format!("{uuid}:1:3"), format!("{uuid}:a:1-5"), format!("{uuid}:1,{uuid}:a:2")]
+        {
+            let err = set.parse::<Gtid>().unwrap_err();
+            assert!(err.message().contains("is a set of GTIDs"), "{set}: {err}");
+        }
+        assert!(format!("{uuid}:x").parse::<Gtid>().unwrap_err().message().ends_with("is not a GTID"));
     }
 
     #[test]

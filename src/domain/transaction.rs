@@ -26,6 +26,8 @@ pub(crate) struct Transaction {
     /// `schema.table` of each table it changes, each once, at most `TABLES_MAX`.
     pub(crate) tables: Vec<String>,
     pub(crate) row_events: u32,
+    /// Rows of it were logged as the statements that changed them, which may do something else when they run again.
+    pub(crate) as_statements: bool,
     /// It drops, truncates or removes columns or partitions.
     pub(crate) destructive: bool,
 }

@@ -168,3 +168,16 @@ fn a_detached_server_survives_and_is_found_again() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "no zombie stays");
     again.kill().unwrap();
 }
+
+#[test]
+fn who_gives_way_stands_behind_others_with_all_that_he_begins_and_alone() {
+    let own = || rustix::process::getpriority_process(None).unwrap();
+    let before = own();
+    let (at, begun) = giving_way("gives-way", || {
+        let begun = std::thread::Builder::new().name("begun".to_owned()).spawn(own).unwrap();
+        (own(), begun.join().unwrap())
+    })
+    .unwrap();
+    assert!(at >= NICENESS && begun == at, "{before} {at} {begun}");
+    assert_eq!(own(), before);
+}

@@ -326,7 +326,7 @@ fn a_disk_too_small_for_a_clone_is_named_by_the_check() {
 }
 
 /// A server program that has a keyring: it is told of it in a file beside the program, so it seems to lie in `dir`.
-fn with_keyring(dir: &Path) -> PathBuf {
+pub(crate) fn with_keyring(dir: &Path) -> PathBuf {
     let program = MYSQL.program("mysqld");
     let script = fs::read_to_string(&program).unwrap();
     let folder = program.parent().and_then(Path::parent).unwrap();

@@ -46,7 +46,7 @@ fn lose(appliance: &mut Appliance, server_pid: i32, gone: &[&Path]) {
 }
 
 /// Another host: the same repository, and a state directory that does not exist yet.
-fn move_to(appliance: &mut Appliance, state: &str) {
+pub(crate) fn move_to(appliance: &mut Appliance, state: &str) {
     let old = format!("state_dir = \"{}\"", appliance.state_dir.display());
     appliance.state_dir = appliance.bed.path(state);
     let config = fs::read_to_string(&appliance.config).unwrap();
@@ -54,14 +54,14 @@ fn move_to(appliance: &mut Appliance, state: &str) {
     fs::write(&appliance.config, config.replace(&old, &new)).unwrap();
 }
 
-fn rebuild(appliance: &Appliance, more: &[&str]) -> Said {
+pub(crate) fn rebuild(appliance: &Appliance, more: &[&str]) -> Said {
     let mut command = Command::new(BINARY);
     command.arg("rebuild").arg(repository_url(appliance)).arg("--config").arg(&appliance.config).args(more);
     said(&mut command)
 }
 
 /// The instance as the rebuilt appliance has it.
-fn found_again(appliance: &Appliance, id: &str) -> Instance {
+pub(crate) fn found_again(appliance: &Appliance, id: &str) -> Instance {
     let api = appliance.api.clone();
     let mut instance = Instance { api, id: id.to_owned(), socket: PathBuf::new(), data_dir: PathBuf::new() };
     let view = instance.view();

@@ -13,10 +13,12 @@ use crate::agent::backup::stream::store_stream;
 use crate::agent::ship::{Drained, Shipper};
 use crate::agent::{Context, Reporter, fault_of};
 use crate::clock::{self, Deadline};
+use crate::datastore::mysqld;
+use crate::datastore::sql::Sql;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::{BinlogPosition, Coordinate};
 use crate::domain::id::{BackupId, TaskId};
-use crate::domain::instance::{Instance, InstanceStatus};
+use crate::domain::instance::{Control, Instance, InstanceStatus};
 use crate::domain::task::TaskKind;
 use crate::error::{Error, ErrorKind, io_error};
 use crate::logging;
@@ -27,7 +29,7 @@ use crate::storage::patience;
 
 /// How long the shipper may take to reach the end of a backup.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long a backup waits at its begin for a repository that does not answer.
+/// How long a backup waits at its begin for a repository or a server that does not answer.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two tries while the repository does not answer.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -107,6 +109,7 @@ fn run(
     }
     // Before anything is stored, little is lost by telling at once that it cannot be.
     patience::until(Deadline::after(BEGIN_PATIENCE), || context.repository.check_answers())?;
+    wait_for_server(context, instance)?;
     let begin = drain(context, shipper, instance, Deadline::after(SHIP_TIMEOUT))?;
     if context.store.read(|db| db.is_unproven(instance.id))? {
         return Err(Error::new(ErrorKind::Refused, "the server on this host is not known to be this instance's").hint(
@@ -148,6 +151,26 @@ fn run(
         completed_at: clock::now(),
     };
     complete(context, backup, &manifest)
+}
+
+/// A server that coffer keeps running may be on its way, as after a reset or a crash that called for this backup.
+fn wait_for_server(context: &Context, instance: &Instance) -> Result<(), Error> {
+    if !matches!(instance.server.control, Control::Created) {
+        return Ok(());
+    }
+    let deadline = Deadline::after(BEGIN_PATIENCE);
+    loop {
+        check_wanted(context, instance)?;
+        match Sql::connect(&mysqld::access(&instance.server)?) {
+            Err(err) if err.kind() == ErrorKind::Unavailable && !deadline.has_passed() => {
+                std::thread::sleep(RETRY_EVERY.min(deadline.remaining()));
+            }
+            Err(err) if err.kind() == ErrorKind::Unavailable => {
+                return Err(err.hint("Look into the server's error log."));
+            }
+            answer => return answer.map(drop),
+        }
+    }
 }
 
 /// Makes the stored parts a backup, and says so in its row.

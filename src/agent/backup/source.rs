@@ -193,6 +193,7 @@ fn begin_clone(taking: &Taking<'_>) -> Result<Packing, Error> {
     scratch::discard_leftover(&run_dir)?;
     let access = mysqld::access(&instance.server)?;
     let mut sql = Sql::connect(&access)?;
+    clone::refuse_missing_plugin(&mut sql)?;
     wait_for_other_clone(taking, &mut sql)?;
     for left in [&data_dir, &run_dir] {
         match std::fs::remove_dir_all(left) {

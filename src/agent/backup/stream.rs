@@ -10,10 +10,11 @@ use crate::agent::{Context, Reporter};
 use crate::clock::Stopwatch;
 use crate::datastore::mariadb::{BACKUP_INFO, BINLOG_INFO};
 use crate::datastore::xbstream::StreamTap;
-use crate::domain::backup::Backup;
+use crate::domain::backup::{Backup, Strategy};
 use crate::domain::instance::Instance;
 use crate::domain::task::ProgressUnit;
 use crate::error::{Error, error_of, io_error};
+use crate::process;
 use crate::repository::manifest::Part;
 use crate::repository::resume::PartJournal;
 use crate::repository::writer::BackupWriter;
@@ -47,10 +48,20 @@ pub(super) fn store_stream(
     let log = work_dir.join("backup.log");
     // One backup's log is enough evidence; it does not grow without end.
     let _ = std::fs::remove_file(&log);
-    let writer =
-        BackupWriter::begin(&context.repository, instance.id, backup.id, Some(journal), Arc::clone(&context.stopping))?;
     let taking = Taking { context, instance, reporter, dir: &target_dir, log: &log };
-    let result = Source::begin(&taking, backup.strategy).and_then(|source| pump(&taking, backup, writer, source));
+    let strategy = backup.strategy;
+    let take = || {
+        let cancelled = Arc::clone(&context.stopping);
+        let writer = BackupWriter::begin(&context.repository, instance.id, backup.id, Some(journal), cancelled)?;
+        let source = Source::begin(&taking, strategy)?;
+        pump(&taking, backup, writer, source)
+    };
+    let result = match strategy {
+        // Nothing waits for what is made of a copy. A tool that follows the redo log must keep up with the server, and
+        // one that reads from a snapshot keeps the server from purging.
+        Strategy::Clone => process::giving_way("backup", take).flatten(),
+        _ => take(),
+    };
     // What may be left there is no reason to fail.
     let _ = std::fs::remove_dir_all(&target_dir);
     result

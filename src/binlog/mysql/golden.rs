@@ -387,3 +387,13 @@ fn a_relay_log_holds_exactly_the_transactions_of_the_part() {
         assert_eq!(cut.kind(), ErrorKind::Corrupt);
     }
 }
+
+#[test]
+fn changes_that_were_logged_as_statements_are_told_apart() {
+    for file in FILES {
+        let found = scan_file(file.bytes).transactions.into_iter().filter(|transaction| transaction.as_statements);
+        let told: Vec<String> = found.filter_map(|transaction| transaction.statement).collect();
+        // One of those in `compressed` is packed.
+        assert_eq!(told.is_empty(), !["statement", "compressed"].contains(&file.name), "{}: {told:?}", file.name);
+    }
+}

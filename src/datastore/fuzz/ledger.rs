@@ -33,7 +33,7 @@ impl Ledger {
             let lines = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             cut_off.push(CutOff {
                 lines,
-                files: tree(&dir).into_iter().map(|(path, made)| (path, made.bytes)).collect(),
+                files: tree(&dir).into_keys().map(|path| (path.clone(), fs::read(dir.join(path)).unwrap())).collect(),
                 stream,
             });
         }

@@ -73,16 +73,16 @@ impl Drop for Scratch {
     }
 }
 
-/// A file, whose bytes are of no concern when it is long: then most of them are gaps.
-#[derive(Debug, Clone, PartialEq)]
+/// A file, by its length and a sum of its bytes; there is none when most of a long one are gaps.
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Made {
     length: u64,
-    bytes: Vec<u8>,
+    sum: Option<u32>,
 }
 
 /// Every file below `dir`.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Made> {
-    const BYTES_MAX: u64 = 4 << 20;
+    const SUMMED_MAX: u64 = 1 << 20;
     let mut found = BTreeMap::new();
     let mut left = vec![dir.to_owned()];
     while let Some(at) = left.pop() {
@@ -95,8 +95,8 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Made> {
             }
             assert!(metadata.is_file(), "`{}` is no regular file", path.display());
             let length = metadata.len();
-            let bytes = if length <= BYTES_MAX { fs::read(&path).unwrap() } else { Vec::new() };
-            found.insert(path.strip_prefix(dir).unwrap().to_owned(), Made { length, bytes });
+            let sum = (length <= SUMMED_MAX).then(|| crc32fast::hash(&fs::read(&path).unwrap()));
+            found.insert(path.strip_prefix(dir).unwrap().to_owned(), Made { length, sum });
         }
     }
     found

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::datastore::Tools;
 
 use crate::datastore::mysql::inspect;
+use crate::datastore::option_file::OptionGroup;
 use crate::datastore::owner::Owner;
 use crate::datastore::scratch::{Scratch, ScratchSettings, make_run_dir, socket_path};
 use crate::datastore::sql::{Access, Sql};
@@ -62,6 +63,14 @@ pub(crate) fn is_running(sql: &mut Sql) -> Result<bool, Error> {
     let running = sql
         .value("SELECT COUNT(*) FROM performance_schema.clone_status WHERE STATE IN ('Not Started', 'In Progress')")?;
     Ok(running != "0")
+}
+
+/// Refuses when the server has no clone plugin, without which it does not even tell of clones.
+pub(crate) fn refuse_missing_plugin(sql: &mut Sql) -> Result<(), Error> {
+    match inspect::missing_plugin(sql)? {
+        None => Ok(()),
+        Some(problem) => Err(Error::new(ErrorKind::Refused, problem.what).hint(problem.mend)),
+    }
 }
 
 /// Refuses when tables would come back without their rows, and names them.
@@ -159,6 +168,11 @@ fn clone_progress(sql: &mut Sql) -> Result<Option<(u64, u64)>, Error> {
 
 /// The server's refusals, each with what to do.
 fn explained(err: Error) -> Error {
+    if err.kind() == ErrorKind::Unavailable {
+        return Error::new(ErrorKind::Unavailable, "the server ended, or cut the connection, while it cloned itself")
+            .with_source(err)
+            .hint("Look into the error log of the server for why, then take another backup.");
+    }
     let message = err.message();
     let says = |code: &str| message.contains(code);
     let (kind, hint) = if says("ERROR 3634") {
@@ -196,8 +210,19 @@ pub(crate) fn settle(tools: &Tools, settings: &ScratchSettings) -> Result<CloneE
     make_run_dir(tools, &settings.run_dir)?;
     // No account of the data's own is needed: whoever can enter the run directory could read the files as well.
     let access = Access { socket: socket_path(&settings.run_dir), user: "root".to_owned(), password: None };
-    let options = |group: crate::datastore::option_file::OptionGroup| {
-        group.flag("skip_grant_tables").set("performance_schema", "ON").set("plugin_load_add", "mysql_clone.so")
+    let relay_log = settings.run_dir.join("relay-bin");
+    // Should the host fail meanwhile, the clone is made again: what is written need not reach the disk, only the files.
+    let options = |group: OptionGroup| {
+        group
+            .flag("skip_grant_tables")
+            .set("performance_schema", "ON")
+            .set("plugin_load_add", "mysql_clone.so")
+            .set("innodb_doublewrite", "OFF")
+            .set("innodb_flush_method", "O_DIRECT_NO_FSYNC")
+            .set("innodb_flush_log_at_trx_commit", 0)
+            // A replica's data makes the server begin a relay log, which is not the data's.
+            .path("relay_log", &relay_log)
+            .path("relay_log_index", &relay_log.with_extension("index"))
     };
     let scratch = Scratch::start(tools, settings, options, access)?;
     let asked = scratch.sql().and_then(|mut sql| ask_end(&mut sql));

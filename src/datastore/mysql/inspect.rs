@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::datastore::inspect::{Findings, check_places, check_privileges, lies_in};
+use crate::datastore::inspect::{Findings, Problem, check_places, check_privileges, lies_in};
 use crate::datastore::sql::Sql;
 use crate::domain::backup::Strategy;
 use crate::error::Error;
@@ -104,23 +104,29 @@ fn check_binlog(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
 }
 
 fn check_plugin(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
+    findings.problems.extend(missing_plugin(sql)?);
+    Ok(())
+}
+
+/// What is to be done before the server can clone itself, if anything.
+pub(crate) fn missing_plugin(sql: &mut Sql) -> Result<Option<Problem>, Error> {
     let status = sql.rows("SELECT plugin_status FROM information_schema.plugins WHERE plugin_name = 'clone'")?;
     if status.iter().flatten().any(|status| status == "ACTIVE") {
-        return Ok(());
+        return Ok(None);
     }
     let library = Path::new(&sql.variable("plugin_dir")?).join("mysql_clone.so");
-    if library.exists() {
-        findings.add(
-            "the clone plugin is not installed",
+    let (what, mend) = if library.exists() {
+        (
+            "the clone plugin is not installed".to_owned(),
             "Run as an administrator: INSTALL PLUGIN clone SONAME 'mysql_clone.so';",
-        );
+        )
     } else {
-        findings.add(
+        (
             format!("the clone plugin is not installed, and `{}` does not exist", library.display()),
             "Install the package of the server that holds mysql_clone.so, or set mysql.strategy to \"dump\".",
-        );
-    }
-    Ok(())
+        )
+    };
+    Ok(Some(Problem { what, mend: mend.to_owned() }))
 }
 
 /// A clone holds InnoDB's tables; those of other engines come back empty.

@@ -126,10 +126,12 @@ struct Noted {
 impl Noted {
     /// Whether the checkpoint counts what was noted before it.
     fn adds_up(&self) -> bool {
-        let Checkpoint { files, bytes, open, .. } = &self.checkpoint;
+        let Checkpoint { offset, files, bytes, open } = &self.checkpoint;
         let lengths = self.ended.values().chain(open.values());
         let sum = lengths.copied().try_fold(0_u64, u64::checked_add);
-        sum == Some(*bytes) && (self.ended.len() + open.len()) as u64 == *files
+        // Holes take no bytes of the stream, but whatever was begun took some.
+        let has_begun = *offset > 0 || *files == 0;
+        has_begun && sum == Some(*bytes) && (self.ended.len() + open.len()) as u64 == *files
     }
 }
 

@@ -429,6 +429,19 @@ fn directories_without_files_are_made_again() {
     }
 }
 
+#[test]
+fn a_list_of_directories_that_is_one_long_gap_is_not_read_into_memory() {
+    let gap = [sparse(EMPTY_DIRECTORIES, 0, &[(u32::MAX, 1)], b"x"), end(EMPTY_DIRECTORIES)].concat();
+    for list in [gap, file(EMPTY_DIRECTORIES, &[b'd'; 1 << 20])] {
+        let scratch = TempDir::new();
+        let mut failed = None;
+        let held = allocation_counter::measure(|| failed = unpack_all(&list[..], &scratch).err());
+        let failed = failed.unwrap();
+        assert_eq!(failed.kind(), ErrorKind::Corrupt);
+        assert!(failed.message().len() < 4096 && held.bytes_max < 2 << 20, "{} bytes were held", held.bytes_max);
+    }
+}
+
 /// A server of this test alone.
 struct Server {
     process: Child,

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::EMPTY_DIRECTORIES;
 use super::beneath::{self, open_beneath, open_dir, open_root, parent_of};
 use super::ledger::{Checkpoint, Ledger};
-use super::parser::{Boundary, Parser, Sink, Zeros, is_sane_path};
+use super::parser::{Boundary, PATH_BYTES_MAX, Parser, Sink, Zeros, is_sane_path};
 use super::sparse::Growing;
 use crate::error::{Error, ErrorKind, error_of, io_error};
 
@@ -29,8 +29,6 @@ const BUFFER_BYTES: usize = 1024 * 1024;
 const UNSYNCED_FILES_MAX: usize = 64;
 /// So many directories at most have something new in them and are not synced: their names are kept.
 const UNSYNCED_DIRS_MAX: usize = 1_000;
-/// Bytes of the list of directories without files: each of them has a path.
-const EMPTY_DIRECTORIES_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const FILE_MODE: u32 = 0o660;
 const DIR_MODE: u32 = 0o770;
 
@@ -212,14 +210,19 @@ impl<'a> Tree<'a> {
             Err(Errno::NOENT) => return Ok(()),
             opened => opened.map_err(|err| self.fault("unable to open", EMPTY_DIRECTORIES, err))?,
         };
-        let mut text = String::new();
-        let read = File::from(list).take(EMPTY_DIRECTORIES_BYTES_MAX).read_to_string(&mut text);
-        read.map_err(|err| io_error("unable to read", &self.dir.join(EMPTY_DIRECTORIES), err))?;
-        for path in text.lines() {
-            if !is_sane_path(path) {
-                let what = format!("the backup stream lists a directory `{}`, which is none", path.escape_debug());
-                return Err(Error::new(ErrorKind::Corrupt, what));
+        let (mut lines, mut line, mut bytes) = (BufReader::new(File::from(list)), Vec::new(), 0);
+        loop {
+            line.clear();
+            let read = lines.by_ref().take(PATH_BYTES_MAX as u64 + 2).read_until(b'\n', &mut line);
+            match read.map_err(|err| io_error("unable to read", &self.dir.join(EMPTY_DIRECTORIES), err))? {
+                0 => break,
+                read => bytes += read as u64,
             }
+            let path = std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(&line)).ok();
+            let Some(path) = path.filter(|path| is_sane_path(path)) else {
+                let what = format!("the backup stream lists a directory `{}`, which is none", line.escape_ascii());
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            };
             self.make_parents(&format!("{path}/"))?;
             if self.changed_dirs.len() >= UNSYNCED_DIRS_MAX {
                 self.sync_dirs()?;
@@ -229,7 +232,7 @@ impl<'a> Tree<'a> {
         removed.map_err(|err| self.fault("unable to remove", EMPTY_DIRECTORIES, err))?;
         self.changed_dirs.insert(parent_of(EMPTY_DIRECTORIES).to_owned());
         self.made.files = self.made.files.saturating_sub(1);
-        self.made.bytes = self.made.bytes.saturating_sub(text.len() as u64);
+        self.made.bytes = self.made.bytes.saturating_sub(bytes);
         Ok(())
     }
 

@@ -208,6 +208,9 @@ fn warnings_about(facts: &Facts<'_>, target: &RecoveryTarget, lineage: &Lineage<
     if replay.has_xa {
         warnings.push(Warning::Xa);
     }
+    if replay.has_statements {
+        warnings.push(Warning::Statements);
+    }
     if !replay.skipped.is_empty() {
         warnings.push(Warning::Skips { count: replay.skipped.len() });
     }

@@ -27,6 +27,8 @@ pub(super) struct Replay {
     pub(super) chunk_stored_bytes: u64,
     /// The chunk of the last transaction holds XA transactions.
     pub(super) has_xa: bool,
+    /// The chunk of the last transaction holds changes that were logged as statements.
+    pub(super) has_statements: bool,
 }
 
 /// Adds the pieces up. Reads only chunks that are not replayed whole, and the last one.
@@ -40,6 +42,7 @@ pub(super) fn sum(reader: &Reader<'_>, base: &Base<'_>, pieces: &[Piece], skips:
         replay_bytes: 0,
         chunk_stored_bytes: 0,
         has_xa: false,
+        has_statements: false,
     };
     for piece in pieces {
         let skipped = skipped_in(piece, skips);
@@ -58,6 +61,7 @@ pub(super) fn sum(reader: &Reader<'_>, base: &Base<'_>, pieces: &[Piece], skips:
         if let Some(last) = transactions.iter().rfind(comes_back) {
             replay.last = Some(planned_transaction(piece, last));
             replay.has_xa = transactions.iter().filter(comes_back).any(|t| t.kind == TransactionKind::Xa);
+            replay.has_statements = transactions.iter().filter(comes_back).any(|t| t.as_statements);
             break;
         }
     }

@@ -8,7 +8,8 @@
 //! backup full-2 begin
 //! ```
 //!
-//! `bad backup full-1` and `bad chunk with 3` are what a verification has found. `|` ends a chunk, `(...)` was never shipped, `!` drops a table, `x` is XA. A file's header takes 256 bytes, each
+//! `bad backup full-1` and `bad chunk with 3` are what a verification has found. `|` ends a chunk, `(...)` was never shipped, `!` drops a table, `x` is XA, `s` was logged as a
+//! statement. A file's header takes 256 bytes, each
 //! transaction 100, a rotation 44. Seconds count from 2026-07-01T12:00:00Z. While it is read, the notation also tells
 //! what the server's data held after each transaction, for tests that compare a plan with the naive truth.
 
@@ -255,7 +256,8 @@ impl Catalog {
     fn transaction(&mut self, item: &str, lost: bool) {
         let destructive = item.ends_with('!');
         let is_xa = item.ends_with('x');
-        let (gtid, seconds) = item.trim_end_matches(['!', 'x']).split_once('@').unwrap();
+        let as_statements = item.ends_with('s');
+        let (gtid, seconds) = item.trim_end_matches(['!', 'x', 's']).split_once('@').unwrap();
         let gtid = parse_gtid(gtid);
         let clock = Catalog::clock(seconds.parse().unwrap());
         let begin = self.writer.offset;
@@ -290,6 +292,7 @@ impl Catalog {
             default_schema: "shop".to_owned(),
             tables: vec![format!("shop.{table}")],
             row_events: 1,
+            as_statements,
             destructive,
         });
     }

@@ -375,6 +375,9 @@ fn warnings_say_what_is_true_of_the_plan() {
     assert!(told(PLAIN, "latest skip 4").starts_with("transactions left out: 1;"));
     let long = "timeline 1\n file b.000001: 1@10 2@100000x\n backup full-1 after 1";
     let warnings = told(long, "latest");
+    assert!(!warnings.contains("logged as statements"), "{warnings}");
+    let format = "timeline 1\n file b.000001: 1@10 2@20s 3@30\n backup full-1 after 1";
+    assert!(told(format, "latest").contains("logged as statements"), "{}", told(format, "latest"));
     assert!(warnings.contains("ends 27 hours before") && warnings.contains("XA RECOVER"), "{warnings}");
 }
 

@@ -37,6 +37,8 @@ pub(super) enum Warning {
         hours: i64,
     },
     Xa,
+    /// Changes were logged as statements (`binlog_format` STATEMENT or MIXED).
+    Statements,
     Skips {
         count: usize,
     },
@@ -84,6 +86,10 @@ impl fmt::Display for Warning {
             ),
             Warning::Xa => f.write_str(
                 "XA transactions are among the last ones replayed; look for prepared ones with XA RECOVER afterwards",
+            ),
+            Warning::Statements => f.write_str(
+                "among the last transactions replayed are changes that were logged as statements (binlog_format is not ROW); \
+                 such a statement may give other rows when it runs again",
             ),
             Warning::Skips { count } => {
                 write!(f, "transactions left out: {count}; later ones that build on them may fail to replay")

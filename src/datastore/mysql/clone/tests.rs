@@ -97,7 +97,9 @@ fn a_server_killed_in_mid_clone_leaves_nothing_that_counts() {
         server.kill();
         clone.join().unwrap()
     });
-    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
+    let err = outcome.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unavailable);
+    assert!(err.message().starts_with("the server ended") && err.to_string().contains("another backup"), "{err}");
     assert!(!dir.exists());
 }
 
