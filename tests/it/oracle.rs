@@ -108,7 +108,10 @@ fn reach_targets(appliance: &Appliance, instance: &Instance) {
 fn check(instance: &Instance, history: &History, placed: &[Placed], aim: &Aim) {
     let last = &placed[aim.last];
     let plan = instance.plan(&aim.members);
-    assert_is(&plan["last_included"], last, &format!("last included, {}", aim.what));
+    // By chance a backup under load ends at the very target: then nothing is replayed, and the contents tell.
+    if plan["transactions"] != 0 {
+        assert_is(&plan["last_included"], last, &format!("last included, {}", aim.what));
+    }
     match placed.get(aim.last + 1) {
         Some(next) => assert_is(&plan["first_excluded"], next, &format!("first excluded, {}", aim.what)),
         None => assert!(plan["first_excluded"].is_null(), "nothing comes after the last: {plan}"),
