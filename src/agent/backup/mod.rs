@@ -125,7 +125,12 @@ fn run(
     reporter.step("waiting for the binlog up to the end of the backup");
     let mut end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.taken.ends_at)?;
     if let Some(position) = stored.taken.position {
-        // A server started on the very data said so.
+        // A server started on the very data said so; it may have more than its own binlogs ever held, never less.
+        let lacking = end.position.executed().without(position.executed());
+        if !lacking.is_empty() {
+            let what = format!("the backup says it ends at {}, and lacks `{lacking}` before that", end.at);
+            return Err(Error::new(ErrorKind::Corrupt, what).hint("Take a new backup, and report this if it repeats."));
+        }
         end.position = position;
     }
     let manifest = Manifest {

@@ -53,8 +53,7 @@ pub(super) fn make_another(walk: &Walk<'_>, dir: &Path, used: &BinlogState) -> R
         Datastore::Mariadb => write_binlog_state(walk, &walk.instance.server, dir, used),
         Datastore::Mysql => {
             remove(&dir.join(UUID_FILE))?;
-            carry_server_files(walk, dir)?;
-            set_binlogs_aside(walk)
+            carry_server_files(walk, dir)
         }
     }
 }
@@ -64,7 +63,7 @@ pub(super) fn make_fit_again(walk: &Walk<'_>, dir: &Path, used: &BinlogState) ->
     match walk.instance.datastore {
         Datastore::Mariadb => write_binlog_state(walk, &walk.instance.server, dir, used),
         // Its UUID was not used since: the newer history has one of its own.
-        Datastore::Mysql => list_own_binlogs(walk),
+        Datastore::Mysql => Ok(()),
     }
 }
 
@@ -145,7 +144,9 @@ fn write_binlog_state(walk: &Walk<'_>, server: &Server, dir: &Path, state: &Binl
 
 /// Binlogs outside of the data directory are not exchanged, and a starting MySQL takes what they hold for executed. So the
 /// index that lists them is put aside: the server begins another, and new files get numbers above those that lie there.
-fn set_binlogs_aside(walk: &Walk<'_>) -> Result<(), Error> {
+///
+/// Comes behind the switch, and may be repeated: before it nothing of the serving database has changed.
+pub(super) fn set_binlogs_aside(walk: &Walk<'_>) -> Result<(), Error> {
     let Some((index, aside)) = outer_index(walk) else { return Ok(()) };
     if aside.exists() || !index.exists() { Ok(()) } else { durable::rename(&index, &aside) }
 }

@@ -1,7 +1,7 @@
 //! Promote and retain: the server starts on the recovered data, a new timeline begins, the old data is put away.
 
 use crate::agent::recovery::Walk;
-use crate::agent::recovery::identity::{ever_used, list_own_binlogs, prove_position, prove_unused};
+use crate::agent::recovery::identity::{ever_used, list_own_binlogs, prove_position, prove_unused, set_binlogs_aside};
 use crate::agent::recovery::stage::server_owner;
 use crate::agent::recovery::switch::{exchange, inode};
 use crate::agent::supervisor::{guard_path, remove_guard};
@@ -58,6 +58,7 @@ fn start_and_prove(walk: &Walk<'_>, state: &BinlogState) -> Result<(), Error> {
     }
     server_owner(walk.context, &walk.instance)?.give(&server.data_dir)?;
     if !mysqld::is_in_use(&server.data_dir)? {
+        set_binlogs_aside(walk)?;
         mysqld::start(walk.tools(), server)?;
     }
     let mut sql = Sql::connect(&mysqld::access(server)?)?;

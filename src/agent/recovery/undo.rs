@@ -1,7 +1,7 @@
 //! Undo: the same walk backwards. The newer history is saved as a timeline of its own first, so an undo loses nothing.
 
 use crate::agent::Context;
-use crate::agent::recovery::identity::{ever_used, make_fit_again, prove_unused};
+use crate::agent::recovery::identity::{ever_used, list_own_binlogs, make_fit_again, prove_unused};
 use crate::agent::recovery::journal::{Fence, Journal};
 use crate::agent::recovery::promote::{begin_timeline, new_timeline};
 use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, save_tail};
@@ -159,6 +159,7 @@ fn switch_back(walk: &mut Walk<'_>) -> Result<(), Error> {
 /// Starts the server on its old data, in a timeline that continues the one the recovery left.
 fn finish(walk: &mut Walk<'_>) -> Result<(), Error> {
     let server = walk.instance.server.clone();
+    list_own_binlogs(walk)?;
     if walk.journal.undo_fence.is_none() {
         // An exchange back after a failed promotion: no newer history exists.
         walk.lock = None;
