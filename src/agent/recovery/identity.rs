@@ -10,6 +10,7 @@ use crate::agent::Context;
 use crate::agent::recovery::Walk;
 use crate::agent::recovery::stage::server_owner;
 use crate::agent::ship::index::binlog_files;
+use crate::datastore::mysql::{SERVER_FILES, UUID_FILE};
 use crate::datastore::sql::Sql;
 use crate::domain::datastore::Datastore;
 use crate::domain::gtid::{BinlogState, GtidPosition, GtidStream};
@@ -18,22 +19,6 @@ use crate::domain::id::InstanceId;
 use crate::domain::instance::Server;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
-
-/// The file with a MySQL server's UUID.
-const UUID_FILE: &str = "auto.cnf";
-/// What MySQL keeps in its data directory that is the server's and not the data's: settings made with SET PERSIST, and
-/// the keys by which clients know it.
-const SERVER_FILES: [&str; 9] = [
-    "mysqld-auto.cnf",
-    "ca.pem",
-    "ca-key.pem",
-    "server-cert.pem",
-    "server-key.pem",
-    "client-cert.pem",
-    "client-key.pem",
-    "private_key.pem",
-    "public_key.pem",
-];
 
 /// Everything ever shipped, in every timeline.
 pub(super) fn ever_used(context: &Context, instance: InstanceId) -> Result<BinlogState, Error> {

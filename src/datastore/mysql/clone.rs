@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::datastore::Tools;
 
-use crate::datastore::mysql::inspect;
+use crate::datastore::mysql::{SERVER_FILES, UUID_FILE, inspect};
 use crate::datastore::option_file::OptionGroup;
 use crate::datastore::owner::Owner;
 use crate::datastore::scratch::{Scratch, ScratchSettings, make_run_dir, socket_path};
@@ -22,19 +22,6 @@ use crate::error::{Error, ErrorKind, io_error};
 /// It is the watch for a server that hangs; a clone of terabytes takes hours.
 const CLONE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const POLL: Duration = Duration::from_millis(100);
-/// What a server leaves in a data directory that belongs to it alone and not to the data.
-const OWN_FILES: [&str; 10] = [
-    "auto.cnf",
-    "mysqld-auto.cnf",
-    "ca.pem",
-    "ca-key.pem",
-    "server-cert.pem",
-    "server-key.pem",
-    "client-cert.pem",
-    "client-key.pem",
-    "private_key.pem",
-    "public_key.pem",
-];
 
 /// Where a clone ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +221,7 @@ pub(crate) fn settle(tools: &Tools, settings: &ScratchSettings) -> Result<CloneE
         }
     };
     scratch.stop()?;
-    for name in OWN_FILES {
+    for name in SERVER_FILES.into_iter().chain([UUID_FILE]) {
         let path: PathBuf = settings.data_dir.join(name);
         match std::fs::remove_file(&path) {
             Err(err) if err.kind() != std::io::ErrorKind::NotFound => {

@@ -14,6 +14,22 @@ pub(crate) mod testing;
 
 use crate::datastore::option_file::OptionGroup;
 
+/// The file with a server's UUID.
+pub(crate) const UUID_FILE: &str = "auto.cnf";
+/// What a server keeps in its data directory that is the server's and not the data's: settings made with SET PERSIST, and
+/// the keys by which clients know it.
+pub(crate) const SERVER_FILES: [&str; 9] = [
+    "mysqld-auto.cnf",
+    "ca.pem",
+    "ca-key.pem",
+    "server-cert.pem",
+    "server-key.pem",
+    "client-cert.pem",
+    "client-key.pem",
+    "private_key.pem",
+    "public_key.pem",
+];
+
 /// What a scratch server needs beside the options that both datastores have.
 pub(crate) fn scratch_options(group: OptionGroup) -> OptionGroup {
     group
