@@ -37,8 +37,9 @@ use crate::process::Running;
 /// How long a clone that was begun by somebody else is waited for: coffer's own, when it was killed meanwhile.
 const OTHER_CLONE_TIMEOUT: Duration = Duration::from_secs(3600);
 const POLL: Duration = Duration::from_millis(200);
-/// What a server that was started on a clone leaves there, and the clone's own marks.
-const NOT_DATA: [&str; 6] = ["#clone", "#innodb_temp", "ibtmp1", "auto.cnf", "*.pid", "*.err"];
+/// What a server that was started on a clone leaves there and the next one makes anew, and the clone's own marks.
+const NOT_DATA: [&str; 8] =
+    ["#clone", "#innodb_temp", "#innodb_redo/*_tmp", "#ib_*.dblwr", "ibtmp1", "auto.cnf", "*.pid", "*.err"];
 
 /// A backup that is being taken.
 pub(super) struct Taking<'a> {
