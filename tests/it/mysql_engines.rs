@@ -131,6 +131,14 @@ fn tables_of_other_engines_are_dumped_beside_the_clone_and_come_back_to_the_exac
 #[test]
 fn a_dump_beside_a_clone_ends_where_the_clone_does_when_nothing_else_is_written() {
     let scene = scene("my-beside-idle");
+    // Words of two letters are found in an index that was made by a server which looks for them.
+    scene.run(&[
+        "CREATE TABLE shop.words (x VARCHAR(100), FULLTEXT (x)) ENGINE = MyISAM",
+        "SET PERSIST_ONLY ft_min_word_len = 2",
+    ]);
+    scene.instance.api.post(&scene.instance.path("/action"), &json!({"restart": {}})).expect(202);
+    scene.instance.wait_active();
+    scene.run(&["INSERT INTO shop.words VALUES ('of no'), ('ox yes'), ('ok yes'), ('so yes')"]);
     // The last transactions before the backup are of the other engine.
     scene.run(&["INSERT INTO shop.log (x) VALUES ('four')", "INSERT INTO shop.log (x) VALUES ('five')"]);
     scene.instance.backup("of an idle server");
@@ -140,6 +148,7 @@ fn a_dump_beside_a_clone_ends_where_the_clone_does_when_nothing_else_is_written(
     scene.instance.wait_shipped(&last);
     scene.instance.recover(&json!({ "before_gtid": last }));
     sql::assert_same(&scene.contents(), &expected, "recovered to the end of the backup");
+    assert_eq!(scene.ask("SELECT x FROM shop.words WHERE MATCH (x) AGAINST ('ox')"), "ox yes");
     // Numbers go on where they were.
     scene.run(&[log]);
     assert_eq!(scene.ask("SELECT MAX(id) FROM shop.log"), "6");

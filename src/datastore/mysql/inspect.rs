@@ -21,8 +21,18 @@ const PRIVILEGES_BESIDE_CLONE: [&str; 5] = ["BACKUP_ADMIN", "LOCK TABLES", "RELO
 const PRIVILEGES_OF_DUMP: [&str; 5] = ["RELOAD", "REPLICATION CLIENT", "SHOW VIEW", "TRIGGER", "EVENT"];
 /// How many things of one kind are named.
 const NAMED_MAX: usize = 20;
-/// Settings that a server must share with the one that wrote its data files, or it can't open them.
-const LAYOUT: [&str; 3] = ["innodb_page_size", "innodb_data_file_path", "lower_case_table_names"];
+/// Settings that a server must share with the one that wrote its data files, or it can't open them, or it writes another
+/// selection of words into their full-text indexes.
+const LAYOUT: [&str; 8] = [
+    "innodb_page_size",
+    "innodb_data_file_path",
+    "lower_case_table_names",
+    "innodb_ft_min_token_size",
+    "innodb_ft_max_token_size",
+    "ngram_token_size",
+    "ft_min_word_len",
+    "ft_max_word_len",
+];
 /// Settings that name places for data.
 const PLACES: [&str; 4] =
     ["innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "innodb_doublewrite_dir"];
