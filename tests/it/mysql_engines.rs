@@ -154,6 +154,49 @@ fn a_dump_beside_a_clone_ends_where_the_clone_does_when_nothing_else_is_written(
     assert_eq!(scene.ask("SELECT MAX(id) FROM shop.log"), "6");
 }
 
+/// Without GTIDs a transaction may change tables of both kinds.
+#[test]
+fn transactions_over_both_kinds_of_tables_come_back_without_gtids() {
+    let scene = scene("my-beside-off");
+    let off = ["ON_PERMISSIVE", "OFF_PERMISSIVE", "OFF"].map(|mode| format!("SET GLOBAL gtid_mode = {mode}"));
+    scene.run(&off.each_ref().map(String::as_str));
+    scene.run(&["SET GLOBAL enforce_gtid_consistency = OFF"]);
+    scene.run(&SLOWLY);
+    let stop = AtomicBool::new(false);
+    let transactions = std::thread::scope(|scope| {
+        let writers = [0, 1].map(|writer| {
+            let (scene, stop) = (&scene, &stop);
+            scope.spawn(move || {
+                let mut conn = scene.conn();
+                let mut count = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    for statement in [
+                        "BEGIN",
+                        &format!("INSERT INTO shop.t (x) VALUES ('{writer} {count}')"),
+                        &format!("INSERT INTO shop.log (x) VALUES ('{writer} {count}')"),
+                        "COMMIT",
+                    ] {
+                        sql::run(&mut conn, statement);
+                    }
+                    count += 1;
+                }
+                count
+            })
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        scene.instance.backup("while both are written to");
+        stop.store(true, Ordering::Relaxed);
+        writers.map(|writer| writer.join().unwrap()).iter().sum::<usize>()
+    });
+    let target = sql::commit(&mut scene.conn(), "INSERT INTO shop.log (x) VALUES ('the target')");
+    let expected = scene.contents();
+    assert_eq!((expected["shop.t"].len(), expected["shop.log"].len()), (transactions + 1, transactions + 4));
+    let last = sql::commit(&mut scene.conn(), "DELETE FROM shop.log");
+    scene.instance.wait_shipped(&last);
+    scene.instance.recover(&json!({ "position": target }));
+    sql::assert_same(&scene.contents(), &expected, "recovered to the target");
+}
+
 #[test]
 fn a_table_that_cannot_be_dumped_or_came_too_late_fails_the_backup_by_name() {
     let scene = scene("my-beside-bad");
