@@ -113,7 +113,10 @@ impl Held {
             let since = Stopwatch::start();
             match sql.execute(&lock_statement(&tables, number)) {
                 Ok(()) => return Ok(Some(Held { sql, connection, since, tables })),
-                Err(err) if is_wait(&err) && number + 1 < tries => pause(patience.pause, look)?,
+                Err(err) if is_wait(&err) && number + 1 < tries => {
+                    // Nobody has waited for the gentle one, so nobody needs a rest from it.
+                    pause(if is_gentle(number) { Duration::ZERO } else { patience.pause }, look)?;
+                }
                 Err(err) if is_wait(&err) => {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
@@ -162,11 +165,15 @@ fn lock_statement(tables: &[TableName], number: u32) -> String {
         let each = tables.iter().map(|table| format!("{}.{}{mode}", quoted(&table.schema), quoted(&table.name)));
         each.collect::<Vec<_>>().join(", ")
     };
-    if number.is_multiple_of(2) {
+    if is_gentle(number) {
         format!("LOCK TABLES {}", all(" READ"))
     } else {
         format!("FLUSH TABLES {} WITH READ LOCK", all(""))
     }
+}
+
+fn is_gentle(number: u32) -> bool {
+    number.is_multiple_of(2)
 }
 
 /// Somebody else has the lock, or the table is gone, which the next look shows.
@@ -177,11 +184,13 @@ fn is_wait(err: &Error) -> bool {
 
 fn pause(limit: Duration, look: &dyn Fn() -> Result<(), Error>) -> Result<(), Error> {
     let deadline = Deadline::after(limit);
-    while !deadline.has_passed() {
+    loop {
         look()?;
+        if deadline.has_passed() {
+            return Ok(());
+        }
         std::thread::sleep(POLL.min(deadline.remaining()));
     }
-    Ok(())
 }
 
 #[cfg(test)]
