@@ -6,6 +6,7 @@ mod agent;
 mod api;
 mod appliance;
 mod binlog;
+mod block;
 mod check;
 mod cli;
 mod client;

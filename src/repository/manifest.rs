@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::Form;
 use super::{FORMAT, Repository, layout, sealed, sha256_hex};
+use crate::block::Block;
 use crate::domain::backup::{BackupEnd, Strategy};
 use crate::domain::compression::Compression;
 use crate::domain::coordinate::Coordinate;
@@ -23,6 +24,12 @@ pub(super) const PART_OVERHEAD_MAX: usize = 64 * 1024;
 /// A million parts, 8 TiB of data, need about as much.
 const MANIFEST_BYTES_MAX: u64 = 400 * 1024 * 1024;
 const LIST_PAGE: usize = 10_000;
+
+/// Room for one part in any form.
+pub(super) fn new_part() -> Result<Block, Error> {
+    // One byte more than there may be, so that an object that is too long is seen.
+    Block::new(PART_BYTES + PART_OVERHEAD_MAX + 1)
+}
 
 /// A backup's commit record. Written last; immutable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

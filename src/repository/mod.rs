@@ -77,7 +77,6 @@ mod awaited;
 mod backup_tests;
 #[cfg(test)]
 pub(crate) mod bench;
-mod block;
 pub(crate) mod chunk;
 pub(crate) mod codec;
 #[cfg(test)]

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::block::Block;
-use super::manifest::{Manifest, Part};
+use super::manifest::{Manifest, Part, new_part};
 use super::{Repository, hex, layout, sha256_hex};
+use crate::block::Block;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::error_of;
 use crate::error::{Error, ErrorKind};
@@ -211,7 +211,7 @@ impl Line {
     /// A thread's life: one part after the other until there are no more, or until one fails.
     fn fetch_parts(&self) {
         let _watch = PanicWatch(self);
-        let mut stored = Block::new();
+        let mut stored = new_part();
         while let Some(index) = self.begin() {
             let Some(part) = self.parts.get(index) else { return };
             let fetched = match &mut stored {
@@ -252,7 +252,7 @@ impl Line {
         if places.stopped {
             return Err(given_up());
         }
-        places.spare.pop().map_or_else(Block::new, Ok)
+        places.spare.pop().map_or_else(new_part, Ok)
     }
 
     /// The raw bytes of a part, which is the one that is read next; `read` are those of the one before it.

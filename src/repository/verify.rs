@@ -3,10 +3,9 @@
 
 use std::io;
 
-use super::block::Block;
 use super::chunk::{ChunkReader, Measured};
 use super::codec::Fault;
-use super::manifest::{Manifest, Part};
+use super::manifest::{Manifest, Part, new_part};
 use super::reader::{fetch_stored, unpack};
 use super::{Repository, layout};
 use crate::domain::chunk::Chunk;
@@ -25,9 +24,9 @@ pub(crate) enum Proof {
 impl Repository {
     /// Reads the whole part. `Corrupt`, naming it, when it is not what the manifest says.
     pub(crate) fn verify_part(&self, part: &Part) -> Result<Proof, Error> {
-        let mut stored = Block::new()?;
+        let mut stored = new_part()?;
         fetch_stored(self, part, &mut stored)?;
-        match unpack(self, part, &stored, &mut Block::new()?) {
+        match unpack(self, part, &stored, &mut new_part()?) {
             Ok(_) => Ok(Proof::Contents),
             Err(err) if err.kind() == ErrorKind::Refused => Ok(Proof::Stored),
             Err(err) => Err(err),

@@ -15,11 +15,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sha2::{Digest, Sha256};
 
-use super::block::Block;
 use super::codec::Packer;
-use super::manifest::{PART_BYTES, Part};
+use super::manifest::{PART_BYTES, Part, new_part};
 use super::resume::{Fingerprint, PartJournal};
 use super::{Repository, hex, layout, sha256_hex};
+use crate::block::Block;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::error::{Error, ErrorKind};
 use crate::storage::{Body, patience};
@@ -116,7 +116,7 @@ impl BackupWriter {
             transferred: Arc::new(Transferred::default()),
         });
         let mut writer = BackupWriter {
-            buffer: Some(Block::new()?),
+            buffer: Some(new_part()?),
             hash: Sha256::new(),
             sha256: None,
             raw_bytes: 0,
@@ -141,10 +141,10 @@ impl BackupWriter {
         let (stored_back, stored_empty) = bounded(stored_buffers);
         for _ in 1..RAW_BUFFERS {
             // One more is the writer's own.
-            let _ = raw_back.send(Block::new()?);
+            let _ = raw_back.send(new_part()?);
         }
         for _ in 0..stored_buffers {
-            let _ = stored_back.send(Block::new()?);
+            let _ = stored_back.send(new_part()?);
         }
         self.pipeline = Some(Pipeline { full, empty });
         for nth in 0..PACKERS {

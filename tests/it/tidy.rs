@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::harness::bed::files_below;
 
 /// What every module may use.
-const COMMON: &[&str] = &["error", "clock", "durable", "domain", "logging"];
+const COMMON: &[&str] = &["error", "clock", "durable", "domain", "logging", "block"];
 
 /// What a module may use beside itself and `COMMON`. Adding a word is a decision about the architecture.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -32,6 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("durable", &[]),
     ("error", &[]),
+    ("block", &[]),
     ("domain", &[]),
 ];
 

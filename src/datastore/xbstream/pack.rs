@@ -21,6 +21,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::beneath::{self, open_root};
 use super::parser::{FILES_MAX, Zeros, is_sane_path};
 use super::{EMPTY_DIRECTORIES, FLAG_HOLES, MAGIC};
+use crate::block::Block;
 use crate::error::{Error, ErrorKind};
 use plan::{Plan, Planned};
 use reading::read_piece;
@@ -86,7 +87,7 @@ pub(crate) fn begin(dir: &Path, options: PackOptions<'_>, cancelled: &Arc<Atomic
     let (to_order, pieces) = bounded(PIECES_MAX);
     for _ in 0..PIECES_MAX {
         // They fit: the channel has as many places.
-        let _ = free.send(Vec::new());
+        let _ = free.send(Block::new(PIECE_BYTES)?);
     }
     let walk = Walk::begin(dir, root.try_clone().map_err(no_descriptor)?, options.leave_out)?;
     let plan = Arc::new(Mutex::new(Plan::new(dir, Arc::clone(&root), walk)));
@@ -144,7 +145,7 @@ pub(crate) struct Packing {
 /// What leads to the readers: they end when it is gone.
 struct ReadersEnds {
     /// Buffers to use again.
-    free: Sender<Vec<u8>>,
+    free: Sender<Block>,
     /// Pieces in any order.
     pieces: Receiver<Numbered>,
 }
@@ -163,7 +164,7 @@ enum Stage {
 /// A piece of the stream: chunks around bytes of a file.
 struct Piece {
     head: Vec<u8>,
-    body: Vec<u8>,
+    body: Block,
     tail: Vec<u8>,
     pages: PageCounts,
     /// The file that ends with it.
@@ -321,7 +322,7 @@ impl Handing {
     /// Copies as much as fits, and says how much; 0 when nothing is left.
     fn copy(&mut self, out: &mut [u8]) -> usize {
         let mut begin = 0;
-        for part in [&self.piece.head, &self.piece.body, &self.piece.tail] {
+        for part in [&self.piece.head[..], &self.piece.body, &self.piece.tail] {
             let rest = part.get(self.done.saturating_sub(begin).min(part.len())..).unwrap_or_default();
             begin += part.len();
             if rest.is_empty() {
@@ -342,7 +343,7 @@ impl Handing {
 fn read_pieces(
     dir: &Path,
     plan: &Mutex<Plan>,
-    buffers: &Receiver<Vec<u8>>,
+    buffers: &Receiver<Block>,
     to_order: &Sender<Numbered>,
     cancelled: &AtomicBool,
 ) {
@@ -362,7 +363,7 @@ fn read_pieces(
     }
 }
 
-fn pack_piece(dir: &Path, planned: Planned, mut buffer: Vec<u8>) -> Result<Piece, Error> {
+fn pack_piece(dir: &Path, planned: Planned, mut buffer: Block) -> Result<Piece, Error> {
     let Planned { source, offset, length, is_last } = planned;
     let zeros = read_piece(dir, &source, offset, length, &mut buffer)?;
     let pages = reading::check_pages(dir, &source, offset, &buffer)?;
@@ -437,25 +438,25 @@ fn lead(options: &PackOptions<'_>, survey: &Survey) -> Result<VecDeque<Piece>, E
         if !is_sane_path(path) {
             return Err(Error::new(ErrorKind::Internal, format!("`{}` is no name for a file", path.escape_debug())));
         }
-        lead.extend(extra_pieces(path, bytes, Origin::Extra));
+        extra_pieces(&mut lead, path, bytes, Origin::Extra)?;
     }
     if !survey.empty_directories.is_empty() {
-        lead.extend(extra_pieces(EMPTY_DIRECTORIES, survey.empty_directories.as_bytes(), Origin::List));
+        extra_pieces(&mut lead, EMPTY_DIRECTORIES, survey.empty_directories.as_bytes(), Origin::List)?;
     }
     Ok(lead)
 }
 
-fn extra_pieces(path: &str, bytes: &[u8], origin: Origin) -> Vec<Piece> {
-    let piece = |head, body: &[u8], tail, ended| {
-        let pages = PageCounts::default();
-        Piece { head, body: body.to_vec(), tail, pages, ended, origin }
+fn extra_pieces(lead: &mut VecDeque<Piece>, path: &str, bytes: &[u8], origin: Origin) -> Result<(), Error> {
+    let mut add = |head, body: &[u8], tail, ended| -> Result<(), Error> {
+        let (body, pages) = (Block::of(body)?, PageCounts::default());
+        lead.push_back(Piece { head, body, tail, pages, ended, origin });
+        Ok(())
     };
     let offsets = (0_u64..).step_by(PIECE_BYTES);
-    let pieces = bytes.chunks(PIECE_BYTES).zip(offsets);
-    let mut pieces: Vec<Piece> =
-        pieces.map(|(body, at)| piece(piece_head(path, Zeros::Written, at, body), body, Vec::new(), None)).collect();
-    pieces.push(piece(Vec::new(), b"", file_end(path), Some(path.to_owned())));
-    pieces
+    for (body, at) in bytes.chunks(PIECE_BYTES).zip(offsets) {
+        add(piece_head(path, Zeros::Written, at, body), body, Vec::new(), None)?;
+    }
+    add(Vec::new(), b"", file_end(path), Some(path.to_owned()))
 }
 
 fn interrupted() -> Error {

@@ -20,7 +20,7 @@ pub(super) use decoder::{Decoder, Fault, is_of_the_store};
 pub(super) use encoder::Encoder;
 
 use super::Settings;
-use super::block::Block;
+use crate::block::Block;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, error_of};
 use identity::{Keyring, Recipients};

@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind, io_error};
 pub(super) struct Source {
     pub(super) path: String,
     pub(super) file: File,
+    /// The same, read past the system's cache; none where that can't be, or isn't worth it.
+    pub(super) direct: Option<File>,
     pub(super) bytes: u64,
     pub(super) may_have_holes: bool,
     pub(super) pages: Pages,
@@ -116,6 +118,7 @@ impl Plan {
         let file = open_beneath(&self.root, &path, flags, Mode::empty())
             .map_err(|err| fault("unable to open", &self.dir, &path, err))?;
         let file = File::from(file);
+        let direct = || open_beneath(&self.root, &path, flags | OFlags::DIRECT, Mode::empty()).ok().map(File::from);
         let full = self.dir.join(&path);
         let metadata = file.metadata().map_err(|err| io_error("unable to look at", &full, err))?;
         if !metadata.is_file() {
@@ -131,7 +134,9 @@ impl Plan {
                 layout.map_or(Pages::Unknown, Pages::Of)
             }
         };
-        Ok(Source { path, file, bytes, may_have_holes: metadata.blocks().saturating_mul(512) < bytes, pages })
+        // A file system that cannot do so says so.
+        let direct = if bytes >= PIECE_BYTES as u64 { direct() } else { None };
+        Ok(Source { path, file, direct, bytes, may_have_holes: metadata.blocks().saturating_mul(512) < bytes, pages })
     }
 
     fn layout(&self, full: &Path, file: &File, bytes: u64, is_system: bool) -> Result<Option<Layout>, Error> {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::PageCounts;
 use super::plan::{Pages, Source};
+use crate::block::Block;
 use crate::datastore::innodb::{Damage, Page};
 use crate::datastore::xbstream::parser::Zeros;
 use crate::error::{Error, ErrorKind, io_error};
@@ -19,9 +20,8 @@ pub(super) fn read_piece(
     source: &Source,
     offset: u64,
     length: usize,
-    buffer: &mut Vec<u8>,
+    buffer: &mut Block,
 ) -> Result<Zeros, Error> {
-    buffer.resize(length, 0);
     let failed = |err: std::io::Error| {
         let full = dir.join(&source.path);
         if err.kind() == std::io::ErrorKind::UnexpectedEof {
@@ -31,7 +31,7 @@ pub(super) fn read_piece(
         io_error("unable to read", &full, err)
     };
     let mut zeros = Zeros::Written;
-    let mut rest = buffer.as_mut_slice();
+    let mut rest = buffer.reset(length);
     let mut at = offset;
     while !rest.is_empty() {
         let run = if source.may_have_holes { next_run(&source.file, at) } else { Ok(Run::Data(u64::MAX)) };
@@ -44,12 +44,25 @@ pub(super) fn read_piece(
                 zeros = Zeros::Holes;
                 now.fill(0);
             }
-            Run::Data(_) => source.file.read_exact_at(now, at).map_err(failed)?,
+            Run::Data(_) => read_run(source, now, at).map_err(failed)?,
         }
         at += length as u64;
         rest = later;
     }
     Ok(zeros)
+}
+
+/// Past the system's cache where that can be: what is read once would only push out what the server needs, and the copy
+/// costs more than all that is done with the bytes.
+fn read_run(source: &Source, into: &mut [u8], at: u64) -> std::io::Result<()> {
+    if let Some(direct) = &source.direct {
+        match direct.read_exact_at(into, at) {
+            // Not in whole blocks of the disk, as at the end of a file.
+            Err(err) if err.kind() == std::io::ErrorKind::InvalidInput => {}
+            read => return read,
+        }
+    }
+    source.file.read_exact_at(into, at)
 }
 
 /// Bytes of one kind, at least one.
