@@ -30,6 +30,7 @@ mod mysql_bad_input;
 mod mysql_contents;
 mod mysql_instance;
 mod mysql_modes;
+mod mysql_outer_binlog;
 mod mysql_pitfalls;
 mod oracle;
 mod outage;
