@@ -238,6 +238,7 @@ fn abort_asked(context: &Context, id: RecoveryId) -> bool {
 /// One step after the other until the recovery rests.
 fn carry_on(walk: &mut Walk<'_>, supervisor: &Supervisor) -> Result<(), Error> {
     let mut mine = None;
+    switch::note_exchange(walk)?;
     loop {
         // With the server down, going on is the quickest way to have it back.
         if !matches!(walk.journal.state, RecoveryState::Fenced | RecoveryState::Switched) {
@@ -331,13 +332,15 @@ fn settle(walk: &mut Walk<'_>, supervisor: &Supervisor, outcome: Result<(), Erro
     if err.kind() == ErrorKind::Interrupted && walk.context.check_stopping().is_err() {
         return Err(err);
     }
+    let noted = switch::note_exchange(walk);
     match walk.journal.state {
-        RecoveryState::Planned
-        | RecoveryState::Staged
-        | RecoveryState::Prepared
-        | RecoveryState::Replayed
-        | RecoveryState::Fenced => give_up(walk, supervisor, &err),
-        RecoveryState::Switched
+        RecoveryState::Planned | RecoveryState::Staged | RecoveryState::Prepared | RecoveryState::Replayed => {
+            give_up(walk, supervisor, &err)
+        }
+        RecoveryState::Fenced if noted.is_ok() => give_up(walk, supervisor, &err),
+        // Which data is in place is not known: none of it is removed.
+        RecoveryState::Fenced
+        | RecoveryState::Switched
         | RecoveryState::Promoted
         | RecoveryState::Retained
         | RecoveryState::UndoFenced

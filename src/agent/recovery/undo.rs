@@ -4,7 +4,7 @@ use crate::agent::Context;
 use crate::agent::recovery::identity::{ever_used, list_own_binlogs, make_fit_again, prove_unused};
 use crate::agent::recovery::journal::{Fence, Journal};
 use crate::agent::recovery::promote::{begin_timeline, new_timeline};
-use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, save_tail};
+use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, note_exchange, save_tail};
 use crate::agent::recovery::{Walk, journal_is_gone, let_go, set_status, with_walk};
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, place_guard, remove_guard};
@@ -56,6 +56,7 @@ pub(crate) fn do_undo(
 }
 
 fn carry_on(walk: &mut Walk<'_>) -> Result<(), Error> {
+    note_exchange(walk)?;
     loop {
         walk.context.check_stopping()?;
         match walk.journal.state {
@@ -65,7 +66,11 @@ fn carry_on(walk: &mut Walk<'_>) -> Result<(), Error> {
                     if err.kind() == ErrorKind::Interrupted {
                         return Err(err);
                     }
-                    return give_up(walk, err);
+                    note_exchange(walk)?;
+                    if walk.journal.state == RecoveryState::UndoFenced {
+                        return give_up(walk, err);
+                    }
+                    logging::warn("recovery", format!("{}: {err}; the data is exchanged", walk.journal.id));
                 }
             }
             RecoveryState::UndoSwitched => walk.timed("starting on the data from before", finish)?,
