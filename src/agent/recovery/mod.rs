@@ -23,12 +23,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
-pub(crate) use undo::{do_release, do_undo};
+pub(crate) use undo::{check_undo, do_release, do_undo};
 
 use crate::agent::recovery::journal::Journal;
 use crate::agent::ship::Shipper;
 use crate::agent::ship::index::binlog_files;
-use crate::agent::supervisor::{Supervisor, guard_path, remove_guard};
+use crate::agent::supervisor::{Supervisor, guard_path, note_version, remove_guard};
 use crate::agent::{Context, Reporter, fault_of, instances};
 use crate::clock::{self, Stopwatch};
 use crate::datastore::{Tools, mysqld, scratch};
@@ -86,6 +86,13 @@ impl Walk<'_> {
 
     pub(crate) fn save(&self) -> Result<(), Error> {
         self.journal.save(self.context, &self.instance.server)
+    }
+
+    /// Keeps which server it is by now. What is not noted is asked again by the next plan.
+    fn note_version(&mut self) {
+        if let Err(err) = note_version(self.context, &mut self.instance) {
+            logging::warn("recovery", format!("{}: unable to note the server's version: {err}", self.journal.id));
+        }
     }
 
     /// Keeps how long the last step took: it entered its state before its own end. Only a figure, so a failure is no more
@@ -208,7 +215,7 @@ fn begin_journal(context: &Context, instance: &Instance, recovery: &Recovery) ->
         instances::make_home(&context.settings.state_dir, context.tools.of(instance.datastore), &instance.server)?;
     }
     refuse_binlogs_of_another(context, instance)?;
-    let journal = Journal::new(recovery);
+    let journal = Journal::new(recovery, instance.version.clone());
     let dir = Journal::dir(&instance.server, recovery.id);
     std::fs::create_dir_all(&dir).map_err(|err| io_error("unable to create", &dir, err))?;
     stage::server_owner(context, instance)?.give(&dir)?;

@@ -129,6 +129,10 @@ pub(crate) fn plan_recovery(facts: &Facts<'_>, target: &RecoveryTarget) -> Resul
     let mut warnings = resolved.warnings;
     let runners = [(version::Runner::Server, facts.server_version), (version::Runner::Program, facts.program_version)];
     warnings.extend(version::check(way.base.backup, &runners)?);
+    if !version::takes_files(facts.program_version, facts.server_version) {
+        let (server_version, program_version) = (facts.server_version.to_owned(), facts.program_version.to_owned());
+        warnings.push(Warning::UndoNeeds { server_version, program_version });
+    }
     warnings.extend(warnings_about(facts, target, &resolved.lineage, &way));
     let plan = assemble(facts, target, &way, following.first, given_up, &warnings);
     match facts.free_disk_bytes {

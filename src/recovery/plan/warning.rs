@@ -50,6 +50,11 @@ pub(super) enum Warning {
         base_version: String,
         server_version: String,
     },
+    /// The recovery is a step up: what starts on its data must not start on that from before it.
+    UndoNeeds {
+        server_version: String,
+        program_version: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -100,6 +105,11 @@ impl fmt::Display for Warning {
             Warning::PatchLevel { base_version, server_version } => {
                 write!(f, "the base was taken from version {base_version}, the server is {server_version}")
             }
+            Warning::UndoNeeds { server_version, program_version } => write!(
+                f,
+                "an undo needs the server program of version {server_version} again: {program_version}, which is \
+                 configured, must not be started on the data from before the recovery"
+            ),
         }
     }
 }
