@@ -76,6 +76,10 @@ impl ChunkSource for Source<'_> {
         Ok(found)
     }
 
+    fn has_statements(&self, timeline: TimelineId, after: (u32, u64), to: (u32, u64)) -> Result<bool, Error> {
+        self.context.store.read(|db| db.has_statements(timeline, after, to))
+    }
+
     fn holding(&self, gtid: &Gtid) -> Result<Vec<Chunk>, Error> {
         self.context.store.read(|db| db.chunks_holding_gtid(self.instance, gtid))
     }

@@ -64,6 +64,10 @@ pub(crate) trait ChunkSource {
     /// The chunk's transactions, in order, read from the repository and checked.
     fn transactions(&self, chunk: &Chunk) -> Result<Vec<Transaction>, Error>;
 
+    /// Whether changes are known to be logged as statements in a chunk of `timeline` whose end is behind `after` and not
+    /// behind `to`, both an ordinal and a position. Said without reading a chunk, so what nobody has seen is not told.
+    fn has_statements(&self, timeline: TimelineId, after: (u32, u64), to: (u32, u64)) -> Result<bool, Error>;
+
     /// Chunks of any timeline of the instance whose ranges hold the GTID.
     fn holding(&self, gtid: &Gtid) -> Result<Vec<Chunk>, Error>;
 }

@@ -93,7 +93,7 @@ impl fmt::Display for Warning {
                 "XA transactions are among the last ones replayed; look for prepared ones with XA RECOVER afterwards",
             ),
             Warning::Statements => f.write_str(
-                "among the last transactions replayed are changes that were logged as statements (binlog_format is not ROW); \
+                "among the transactions replayed are changes that were logged as statements (binlog_format was not ROW); \
                  such a statement may give other rows when it runs again",
             ),
             Warning::Skips { count } => {
