@@ -136,6 +136,7 @@ pub(crate) fn tools(config: &Config) -> Toolbox {
     let of = |datastore, from: &config::Installation| Tools {
         datastore,
         strategy: from.strategy,
+        other_engines: from.other_engines,
         dump_locks_tables: from.dump_locks_tables,
         server: from.server.clone(),
         install_db: from.install_db.clone(),

@@ -7,6 +7,7 @@
 //! secret goes into an option file of mode 0600, never here.
 
 mod handle;
+mod pace;
 mod user;
 mod watch;
 
@@ -23,6 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub(crate) use handle::{ProcessHandle, start_time};
+pub(crate) use pace::Pace;
 pub(crate) use user::User;
 
 use crate::clock::Deadline;

@@ -114,7 +114,7 @@ fn check_programs(tools: &Tools, version: &str, findings: &mut Findings) {
             format!("{} Or name it in {section}.server of coffer's configuration.", package("server")),
         ),
     }
-    if tools.strategy == Strategy::Dump {
+    if tools.dumps() {
         for program in [&tools.dump, &tools.client] {
             if let Err(err) = version_of(tools.datastore, program) {
                 findings.add(err.message(), package("dump"));

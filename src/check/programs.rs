@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{Config, Installation};
 use crate::datastore::inspect::Problem;
 use crate::datastore::version::version_of;
-use crate::domain::backup::Strategy;
+use crate::domain::backup::{OtherEngines, Strategy};
 use crate::domain::datastore::Datastore;
 use crate::error::{Error, ErrorKind};
 
@@ -65,6 +65,9 @@ fn look(datastore: Datastore, installation: &Installation) -> Look {
     match installation.strategy {
         Strategy::Mariabackup => programs.push((&installation.backup, "the package mariadb-backup")),
         Strategy::Dump => programs.extend([(&*installation.dump, client), (&*installation.client, client)]),
+        Strategy::Clone if installation.other_engines == OtherEngines::Dump => {
+            programs.extend([(&*installation.dump, client), (&*installation.client, client)]);
+        }
         // The server does it itself; the other one only restores, and a plan that needs it says so.
         Strategy::Clone | Strategy::Xtrabackup => {}
     }

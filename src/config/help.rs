@@ -187,6 +187,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "mysql",
+        "other_engines",
+        Value::Default("\"refuse\""),
+        "What a clone does when there are tables of other engines than InnoDB (MyISAM, ARCHIVE, CSV), of which it holds no\nrows: \"refuse\" (no backup) or \"dump\": they are taken by mysqldump beside the clone, and whoever writes to them waits\nuntil the clone has ended.",
+    ),
+    key(
+        "mysql",
         "dump_locks_tables",
         Value::Default("false"),
         "Lock all tables while a dump is taken: rows of tables without transactions (MyISAM, MEMORY) are of the same moment\nas the rest, and nobody writes until all are read.",

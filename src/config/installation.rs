@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{BUFFER_POOL_BYTES, BUFFER_POOL_BYTES_DEFAULT, Source, find_program};
-use crate::domain::backup::Strategy;
+use crate::domain::backup::{OtherEngines, Strategy};
 use crate::domain::datastore::Datastore;
 use crate::error::Error;
 use crate::process::User;
@@ -34,6 +34,7 @@ pub(super) struct RawMysql {
     dump: Option<PathBuf>,
     xtrabackup: Option<PathBuf>,
     strategy: Option<String>,
+    other_engines: Option<String>,
     dump_locks_tables: Option<bool>,
     server_user: Option<String>,
     buffer_pool_bytes: Option<u64>,
@@ -53,6 +54,8 @@ pub(crate) struct Installation {
     pub(crate) dump: PathBuf,
     /// How backups are taken.
     pub(crate) strategy: Strategy,
+    /// MySQL's only.
+    pub(crate) other_engines: OtherEngines,
     pub(crate) dump_locks_tables: bool,
     /// Name of the user created servers run as. Only looked up when needed: a client of the appliance runs on hosts
     /// without one.
@@ -70,6 +73,7 @@ pub(super) fn mariadb(source: &Source<'_>, raw: RawMariadb) -> Result<Installati
         binlog: section.program(raw.binlog, "binlog", "mariadb-binlog")?,
         dump: section.program(raw.dump, "dump", "mariadb-dump")?,
         strategy: section.strategy(raw.strategy)?,
+        other_engines: OtherEngines::Refuse,
         dump_locks_tables: raw.dump_locks_tables.unwrap_or(false),
         server_user: server_user(raw.server_user),
         buffer_pool_bytes: section.buffer_pool(raw.buffer_pool_bytes)?,
@@ -86,6 +90,7 @@ pub(super) fn mysql(source: &Source<'_>, raw: RawMysql) -> Result<Installation, 
         binlog: section.program(raw.binlog, "binlog", "mysqlbinlog")?,
         dump: section.program(raw.dump, "dump", "mysqldump")?,
         strategy: section.strategy(raw.strategy)?,
+        other_engines: section.other_engines(raw.other_engines)?,
         dump_locks_tables: raw.dump_locks_tables.unwrap_or(false),
         server_user: server_user(raw.server_user),
         buffer_pool_bytes: section.buffer_pool(raw.buffer_pool_bytes)?,
@@ -120,6 +125,17 @@ impl Section<'_> {
                 .wrong(self.name, "strategy", format!("`{given}` is not a way to take backups of this datastore"))
                 .hint(format!("Write \"{}\" (the server's files) or \"dump\" (statements).", offered[0].name()))
         })
+    }
+
+    fn other_engines(&self, given: Option<String>) -> Result<OtherEngines, Error> {
+        match given.as_deref() {
+            None | Some("refuse") => Ok(OtherEngines::Refuse),
+            Some("dump") => Ok(OtherEngines::Dump),
+            Some(other) => Err(self
+                .source
+                .wrong(self.name, "other_engines", format!("`{other}` is nothing that is done with tables"))
+                .hint("Write \"refuse\" (no backup while there are such tables) or \"dump\" (beside the clone).")),
+        }
     }
 
     fn buffer_pool(&self, given: Option<u64>) -> Result<u64, Error> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::domain::backup::OtherEngines;
 use crate::testing::TempDir;
 
 fn parse(text: &str) -> Result<Config, Error> {
@@ -98,6 +99,18 @@ fn a_value_out_of_range_is_refused_with_line_and_name() {
     {
         assert!(refused(text).contains("line 1: "), "{text}");
     }
+}
+
+#[test]
+fn what_is_done_with_tables_of_other_engines_is_one_of_two_words() {
+    let of = |text: &str| parse(text).unwrap().mysql.other_engines;
+    assert_eq!(of(""), OtherEngines::Refuse);
+    assert_eq!(of("mysql.other_engines = \"refuse\""), OtherEngines::Refuse);
+    assert_eq!(of("[mysql]\nother_engines = \"dump\""), OtherEngines::Dump);
+    let message = refused("[mysql]\nother_engines = \"skip\"");
+    assert!(message.contains("line 2: mysql.other_engines: `skip`"), "{message}");
+    let message = refused("[mariadb]\nother_engines = \"dump\"");
+    assert!(message.contains("other_engines"), "a clone is MySQL's: {message}");
 }
 
 #[test]

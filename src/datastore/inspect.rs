@@ -41,7 +41,7 @@ impl Findings {
 pub(crate) fn inspect(tools: &Tools, sql: &mut Sql) -> Result<Findings, Error> {
     let mut findings = match tools.datastore {
         Datastore::Mariadb => mariadb::inspect::inspect(sql, tools.strategy)?,
-        Datastore::Mysql => mysql::inspect::inspect(sql, tools.strategy)?,
+        Datastore::Mysql => mysql::inspect::inspect(sql, tools.strategy, tools.other_engines)?,
     };
     // It needs the privileges that would have been named.
     if tools.strategy == Strategy::Dump && findings.problems.is_empty() {

@@ -22,7 +22,7 @@ pub(crate) mod xtrabackup;
 
 use std::path::{Path, PathBuf};
 
-use crate::domain::backup::Strategy;
+use crate::domain::backup::{OtherEngines, Strategy};
 use crate::domain::datastore::Datastore;
 use crate::error::Error;
 
@@ -48,6 +48,8 @@ pub(crate) struct Tools {
     pub(crate) datastore: Datastore,
     /// How backups are taken.
     pub(crate) strategy: Strategy,
+    /// What a clone does with tables of which it holds no rows.
+    pub(crate) other_engines: OtherEngines,
     /// A dump locks all tables, so that rows of every engine are of one moment.
     pub(crate) dump_locks_tables: bool,
     pub(crate) server: PathBuf,
@@ -67,6 +69,13 @@ pub(crate) struct Tools {
     pub(crate) replay_buffer_pool_bytes: u64,
 }
 
+impl Tools {
+    /// Whether backups may need the server's dump tool.
+    pub(crate) fn dumps(&self) -> bool {
+        self.strategy == Strategy::Dump || self.other_engines == OtherEngines::Dump
+    }
+}
+
 /// Makes a new data directory, into which one account logs in, over the socket, as the user coffer runs as.
 /// `tmpdir` is the server's own.
 pub(crate) fn install(tools: &Tools, data_dir: &Path, tmpdir: &Path) -> Result<(), Error> {
@@ -83,6 +92,7 @@ impl Toolbox {
         let of = |datastore, server: &str, backup: &str, client: &str, dump: &str| Tools {
             datastore,
             strategy: Strategy::physical(datastore),
+            other_engines: OtherEngines::Refuse,
             dump_locks_tables: false,
             server: server.into(),
             install_db: "mariadb-install-db".into(),

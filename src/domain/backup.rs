@@ -9,6 +9,15 @@ use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, InstanceId};
 use crate::domain::instance::{Fault, Instance};
 
+/// What a clone does with tables that it can only hold without their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherEngines {
+    /// There is no backup as long as there is such a table.
+    Refuse,
+    /// They are held still and dumped; the dump goes beside the clone.
+    Dump,
+}
+
 /// A backup, as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Backup {

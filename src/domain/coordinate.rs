@@ -49,6 +49,14 @@ pub(crate) struct BinlogPosition {
     pub(crate) position: u64,
 }
 
+impl BinlogPosition {
+    /// The key by which positions are ordered as long as the server counts its files on.
+    pub(crate) fn order(&self) -> (u64, u64) {
+        let number = self.file.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
+        (number.unwrap_or(0), self.position)
+    }
+}
+
 impl fmt::Display for BinlogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.position)

@@ -26,8 +26,9 @@ enum Block {
     Commands(String),
 }
 
-/// What this cell's operator reads: a block behind whose `sh` words stand is for those strategies and datastores only.
-fn blocks(cell: Cell) -> Vec<Block> {
+/// What this cell's operator reads: a block behind whose `sh` words stand is for those strategies and datastores only, or
+/// for who has files to load.
+fn blocks(cell: Cell, is_loaded: bool) -> Vec<Block> {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let (_, section) = readme.split_once(SECTION).expect("the section is there");
     let section = section.split("\n## ").next().unwrap();
@@ -37,9 +38,10 @@ fn blocks(cell: Cell) -> Vec<Block> {
         (Strategy::Physical, false) => "mariabackup",
     };
     let mine = |block: &(&str, &str)| {
-        let known = |word: &str| ["mariabackup", "clone", "dump", "mariadb", "mysql"].contains(&word);
+        let known = |word: &str| ["mariabackup", "clone", "dump", "load", "mariadb", "mysql"].contains(&word);
         assert!(block.0.split_whitespace().all(known), "a block for `{}`", block.0);
-        block.0.split_whitespace().all(|word| [strategy, cell.datastore.name()].contains(&word))
+        let fits = |word: &str| [strategy, cell.datastore.name()].contains(&word) || (word == "load" && is_loaded);
+        block.0.split_whitespace().all(fits)
     };
     let blocks = section.split("```sh").skip(1).filter_map(|rest| rest.split("\n```").next()?.split_once('\n'));
     blocks
@@ -103,9 +105,20 @@ fn others(conn: &mut Conn) -> Vec<String> {
 
 /// Backs up, destroys, follows the README, and compares. All objects' names must end in `end`.
 fn recover_by_hand(cell: Cell, name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
+    recover_with(cell, "InnoDB", name, settings, end);
+}
+
+/// With a table of that engine too, which is dumped beside a clone if it is another than InnoDB.
+fn recover_with(cell: Cell, engine: &str, name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
     let bed = Bed::on(cell, name);
     let more = settings(&bed);
     let mut appliance = Appliance::start_in(bed, &more);
+    if engine != "InnoDB" {
+        appliance.stop();
+        let text = fs::read_to_string(&appliance.config).unwrap();
+        fs::write(&appliance.config, text.replace("[mysql]\n", "[mysql]\nother_engines = \"dump\"\n")).unwrap();
+        appliance.resume(&[]);
+    }
     let instance = Instance::create(&appliance, "shop");
     let mut conn = instance.conn();
     let filled =
@@ -119,6 +132,8 @@ fn recover_by_hand(cell: Cell, name: &str, settings: impl Fn(&Bed) -> String, en
         "CREATE FUNCTION shop.twice(x INT) RETURNS INT DETERMINISTIC RETURN x + x",
         "CREATE TRIGGER shop.t AFTER INSERT ON shop.orders FOR EACH ROW INSERT INTO shop.log (what) VALUES (NEW.id)",
         "CREATE EVENT shop.e ON SCHEDULE EVERY 1 YEAR STARTS '2037-01-01' DO DELETE FROM shop.log",
+        &format!("CREATE TABLE shop.old (id INT AUTO_INCREMENT PRIMARY KEY, what TEXT) ENGINE={engine}"),
+        "INSERT INTO shop.old (what) VALUES ('before the backup')",
         // A directory without files.
         "CREATE DATABASE shop_empty",
         &filled,
@@ -133,6 +148,7 @@ fn recover_by_hand(cell: Cell, name: &str, settings: impl Fn(&Bed) -> String, en
         sql::run(&mut conn, &format!("INSERT INTO shop.orders (what) VALUES ('after {number}')"));
         sql::run(&mut conn, &format!("DELETE FROM shop.orders WHERE id = {number} * 7"));
     }
+    sql::run(&mut conn, "INSERT INTO shop.old (what) VALUES ('after it')");
     let (before, others_before) = (sql::contents(&mut conn, "shop"), others(&mut conn));
     let executed = cell.datastore.is_mysql().then(|| sql::ask(&mut conn, "SELECT @@GLOBAL.gtid_executed"));
     let drop = sql::commit(&mut conn, "DROP TABLE shop.orders");
@@ -176,7 +192,7 @@ fn recover_by_hand(cell: Cell, name: &str, settings: impl Fn(&Bed) -> String, en
         other => panic!("the README asks for `{other}`, which nobody knows"),
     };
     let mut given = BTreeMap::new();
-    for block in blocks(cell) {
+    for block in blocks(cell, cell.strategy == Strategy::Dump || engine != "InnoDB") {
         match block {
             Block::Given(names) => given.extend(names.into_iter().map(|name| (name.clone(), find(&name)))),
             Block::Commands(block) => type_in(&block, &given, &repository, bed),
@@ -206,6 +222,11 @@ fn the_readme_leads_to_the_rows_of_a_plain_repository_of_gzip() {
 #[test]
 fn the_readme_leads_to_the_rows_and_the_gtids_of_a_clone_of_mysql() {
     recover_by_hand(Cell::mysql(), "hand-clone", |_| String::new(), ".zst");
+}
+
+#[test]
+fn the_readme_leads_to_the_rows_that_were_dumped_beside_a_clone() {
+    recover_with(Cell::mysql(), "MyISAM", "hand-beside", |_| String::new(), ".zst");
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod judge;
 mod matrix;
 mod mysql_bad_input;
 mod mysql_contents;
+mod mysql_engines;
 mod mysql_instance;
 mod mysql_modes;
 mod mysql_outer_binlog;

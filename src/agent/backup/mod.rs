@@ -3,6 +3,7 @@
 //! A backup counts only once its manifest is written and read back, and that only happens when the binlog up to the
 //! backup's end is in the repository: a backup that leads nowhere is none.
 
+mod clone;
 mod source;
 mod stream;
 

@@ -14,7 +14,7 @@ use crate::domain::backup::{Backup, Strategy};
 use crate::domain::instance::Instance;
 use crate::domain::task::ProgressUnit;
 use crate::error::{Error, error_of, io_error};
-use crate::process;
+use crate::process::{self, Pace};
 use crate::repository::manifest::Part;
 use crate::repository::resume::PartJournal;
 use crate::repository::writer::BackupWriter;
@@ -76,12 +76,16 @@ fn pump(
 ) -> Result<StoredStream, Error> {
     let transferred = writer.progress();
     let mut tap = StreamTap::new(&[BINLOG_INFO, BACKUP_INFO].concat());
-    let mut buffer = vec![0_u8; BUFFER_BYTES];
+    let mut pace = matches!(source, Source::Clone(_)).then(Pace::begin);
     let mut looked = Stopwatch::start();
+    let mut buffer = vec![0_u8; BUFFER_BYTES];
     loop {
         let count = source.read(&mut buffer).map_err(|err| error_of(err, "the backup's stream broke off"))?;
         if count == 0 {
             break;
+        }
+        if let Some(pace) = &mut pace {
+            pace.keep();
         }
         if looked.elapsed() >= LOOK_EVERY {
             taking.check_wanted()?;

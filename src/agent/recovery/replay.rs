@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::Path;
 
 use crate::agent::history::place_in_chunk;
 use crate::agent::recovery::Walk;
@@ -276,7 +277,11 @@ fn clean_up(walk: &Walk<'_>) -> Result<(), Error> {
             std::fs::remove_dir_all(&path).map_err(|err| io_error("unable to remove", &path, err))?;
         }
     }
-    // The scratch server ran with relaxed durability; its clean stop wrote everything, this makes it last.
-    let dir = File::open(&new_dir).map_err(|err| io_error("unable to open", &new_dir, err))?;
-    rustix::fs::syncfs(&dir).map_err(|errno| io_error("unable to sync the file system of", &new_dir, errno.into()))
+    sync_data(&new_dir)
+}
+
+/// A scratch server ran with relaxed durability; its clean stop wrote everything, this makes it last.
+pub(super) fn sync_data(dir: &Path) -> Result<(), Error> {
+    let file = File::open(dir).map_err(|err| io_error("unable to open", dir, err))?;
+    rustix::fs::syncfs(&file).map_err(|errno| io_error("unable to sync the file system of", dir, errno.into()))
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::agent::Context;
 use crate::agent::history::free_bytes;
 use crate::agent::recovery::Walk;
-use crate::agent::recovery::load::load_dump;
+use crate::agent::recovery::load::{load_beside, load_dump};
 use crate::agent::recovery::outage::Outage;
 use crate::datastore::owner::Owner;
 use crate::datastore::xbstream::{Checkpoint, Target, Unpacked};
@@ -184,7 +184,7 @@ pub(super) fn prepare(walk: &mut Walk<'_>) -> Result<(), Error> {
     match walk.journal.plan.base_strategy {
         Strategy::Mariabackup => mariadb::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?,
         // A server has started on it before it counted as a backup.
-        Strategy::Clone => {}
+        Strategy::Clone => load_beside(walk)?,
         Strategy::Dump => load_dump(walk)?,
         Strategy::Xtrabackup => xtrabackup::prepare(walk.tools(), &new_dir, &log, &walk.cancelled)?,
     }

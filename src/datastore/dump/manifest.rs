@@ -90,7 +90,9 @@ pub(crate) struct End {
     /// Lines of the list.
     pub(crate) entries: u64,
     pub(crate) rows: u64,
-    pub(crate) code: Code,
+    /// All of the server's; none when the dump is of some tables only, with nothing but their triggers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<Code>,
     /// Where the binlog stood when everything had been read.
     pub(crate) read_until: BinlogPosition,
     /// All there are, those found on the way too.
@@ -135,7 +137,7 @@ pub(super) fn render(value: &impl Serialize) -> Result<Vec<u8>, Error> {
 }
 
 /// Names for a message: the first twenty, and how many more there are.
-pub(super) fn named(names: &[String]) -> String {
+pub(crate) fn named(names: &[String]) -> String {
     const NAMED_MAX: usize = 20;
     let more = names.len().saturating_sub(NAMED_MAX);
     let first = names.iter().take(NAMED_MAX).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");

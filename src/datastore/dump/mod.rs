@@ -17,6 +17,10 @@
 //! waits meanwhile; where transactions of several statements fight for one row it is never given (measured: all stood still
 //! for `innodb_lock_wait_timeout`, 50 s). So it is asked for with a time limit, several times (`stream::LockPatience`).
 //!
+//! **Of some tables only** (`stream::begin_of_held`): those of which a clone holds no rows, while somebody holds them still.
+//! The layout is the same, without stored code but the tables' triggers; it is loaded into a server that has everything
+//! else.
+//!
 //! **What a snapshot does not hold still**: tables without transactions and definitions; see `survey`.
 //!
 //! **What a dump lacks**, beside what `survey` refuses or warns of: optimizer statistics of MySQL, its spatial reference
@@ -42,6 +46,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tools;
+
+pub(crate) use manifest::named;
+pub(crate) use split::quoted;
+
+/// The directory beside the files of a clone with a dump of what the clone does not hold. A schema's directory never has a
+/// `-` in its name; still, no server is to be started while this one is there.
+pub(crate) const BESIDE: &str = "coffer-dump";
 
 const ROUTINES: &str = "routines.sql";
 const TRIGGERS: &str = "triggers.sql";

@@ -68,9 +68,14 @@ pub(super) fn check_accounts(access: &Access, entries: &[Entry]) -> Result<(), E
     entries.iter().filter(|entry| entry.kind == Kind::Account).try_for_each(|entry| check_rows(&mut sql, entry))
 }
 
+/// How much stored code there is.
+pub(super) fn code_now(access: &Access) -> Result<Code, Error> {
+    survey::code(&mut Sql::connect_with(access, COUNT_TIMEOUT)?)
+}
+
 /// Fails unless there is as much stored code.
 pub(super) fn check_code(access: &Access, expected: Code) -> Result<(), Error> {
-    let found = survey::code(&mut Sql::connect_with(access, COUNT_TIMEOUT)?)?;
+    let found = code_now(access)?;
     if found == expected {
         return Ok(());
     }

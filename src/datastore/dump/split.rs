@@ -78,6 +78,8 @@ struct Cut {
     fate: Fate,
     counts: Counts,
     is_complete: bool,
+    /// Whether the first file is written.
+    has_head: bool,
 }
 
 /// What the first file says beside the position.
@@ -117,8 +119,25 @@ impl Splitter {
             fate: Fate::Unknown,
             counts: Counts::default(),
             is_complete: false,
+            has_head: false,
         };
         Splitter { scanner: Scanner::new(), cut }
+    }
+
+    /// Takes the texts of runs that name neither schema nor place: their tables are held still at this one.
+    pub(super) fn of_held(head: HeadFacts, position: BinlogPosition) -> Splitter {
+        let mut splitter = Splitter::new(head);
+        splitter.cut.position = Some(position);
+        splitter
+    }
+
+    /// The text of a run follows whose tables are all of this schema.
+    pub(super) fn begin_text(&mut self, schema: &str) {
+        self.scanner = Scanner::new();
+        self.cut.section = Section::Head;
+        self.cut.settings.clear();
+        self.cut.is_complete = false;
+        schema.clone_into(&mut self.cut.schema);
     }
 
     /// Takes the next bytes of the tool's text.
@@ -131,17 +150,14 @@ impl Splitter {
         self.cut.position.as_ref()
     }
 
-    /// The text has ended. Fails when it is not whole; more files may be written afterwards.
+    /// The text has ended. Fails when it is not whole; more texts and files may follow.
     pub(super) fn finish(&mut self) -> Result<(), Error> {
         self.scanner.finish()?;
         if !self.cut.is_complete {
             return Err(corrupt("the tool's text ends without saying that it is complete"));
         }
         self.cut.end_part()?;
-        self.cut.end_entry()?;
-        self.cut.members.end(SCHEMAS);
-        self.cut.members.end(LIST);
-        Ok(())
+        self.cut.end_entry()
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -253,9 +269,11 @@ impl Cut {
                 engines: head.engines,
                 warnings: head.warnings,
             };
-            self.members.write(HEAD, &render(&head)?);
-            self.members.end(HEAD);
-            self.members.write(SCHEMAS, &self.settings);
+            if !std::mem::replace(&mut self.has_head, true) {
+                self.members.write(HEAD, &render(&head)?);
+                self.members.end(HEAD);
+                self.members.write(SCHEMAS, &self.settings);
+            }
         }
         self.end_part()?;
         self.section = section;
@@ -422,7 +440,7 @@ impl Cut {
 }
 
 /// A name as SQL has it.
-pub(super) fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 

@@ -80,12 +80,7 @@ impl Survey {
         if !self.broken.is_empty() {
             warnings.push(format!("views that refer to what is not there are left out: {}", named(&self.broken)));
         }
-        if !self.rounded.is_empty() {
-            warnings.push(format!(
-                "the server writes values of type FLOAT with six digits, so that a dump rounds those of {}",
-                named(&self.rounded)
-            ));
-        }
+        warnings.extend(rounding(&self.rounded));
         warnings
     }
 
@@ -178,6 +173,12 @@ fn unguarded(sql: &mut Sql) -> Result<BTreeMap<String, String>, Error> {
     Ok(rows.into_iter().filter_map(three).map(|[schema, name, at]| (format!("{schema}.{name}"), at)).collect())
 }
 
+/// What is to be said of tables with columns of type FLOAT.
+pub(super) fn rounding(tables: &[String]) -> Option<String> {
+    let what = "the server writes values of type FLOAT with six digits, so that a dump rounds those of";
+    (!tables.is_empty()).then(|| format!("{what} {}", named(tables)))
+}
+
 /// Views at which the tool would give up. It is asked as the tool does.
 fn broken(sql: &mut Sql) -> Result<Vec<String>, Error> {
     let views = sql.rows(&format!(
@@ -198,7 +199,7 @@ fn broken(sql: &mut Sql) -> Result<Vec<String>, Error> {
 }
 
 /// The servers print a FLOAT with six digits, whatever it holds; DOUBLE is exact.
-fn rounded(sql: &mut Sql) -> Result<Vec<String>, Error> {
+pub(super) fn rounded(sql: &mut Sql) -> Result<Vec<String>, Error> {
     let rows = sql.rows(&format!(
         "SELECT DISTINCT c.TABLE_SCHEMA, c.TABLE_NAME, '' FROM information_schema.COLUMNS c \
          JOIN information_schema.TABLES t ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME = c.TABLE_NAME \
@@ -209,7 +210,7 @@ fn rounded(sql: &mut Sql) -> Result<Vec<String>, Error> {
 }
 
 /// Engines that come from a library and have tables.
-fn engines(sql: &mut Sql) -> Result<Vec<Library>, Error> {
+pub(super) fn engines(sql: &mut Sql) -> Result<Vec<Library>, Error> {
     let rows = sql.rows(&format!(
         "SELECT DISTINCT p.PLUGIN_NAME, p.PLUGIN_LIBRARY, '' FROM information_schema.PLUGINS p \
          JOIN information_schema.TABLES t ON t.ENGINE = p.PLUGIN_NAME \

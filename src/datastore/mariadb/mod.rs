@@ -171,7 +171,8 @@ pub(crate) fn innodb_binlog_position(dir: &Path) -> Result<Option<BinlogPosition
     Ok(None)
 }
 
-/// The InnoDB settings that a server needs to open this backup (page size, file layout), as option lines.
+/// The settings that a server needs to open this backup (page size, file layout) and to index words in it as before, as
+/// option lines.
 pub(crate) fn innodb_layout(dir: &Path) -> Result<Vec<(String, String)>, Error> {
     let path = dir.join("backup-my.cnf");
     let text = std::fs::read_to_string(&path).map_err(|err| io_error("unable to read", &path, err))?;
@@ -187,6 +188,11 @@ pub(crate) fn innodb_layout(dir: &Path) -> Result<Vec<(String, String)>, Error> 
                     | "innodb_undo_tablespaces"
                     | "innodb_checksum_algorithm"
                     | "lower_case_table_names"
+                    | "innodb_ft_min_token_size"
+                    | "innodb_ft_max_token_size"
+                    | "ngram_token_size"
+                    | "ft_min_word_len"
+                    | "ft_max_word_len"
             )
         })
         .collect())

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::datastore::Tools;
 
+use crate::datastore::mysql::engines::{OtherTable, other_tables};
 use crate::datastore::mysql::{SERVER_FILES, UUID_FILE, inspect};
 use crate::datastore::option_file::OptionGroup;
 use crate::datastore::owner::Owner;
@@ -31,6 +32,8 @@ pub(crate) struct CloneEnd {
     pub(crate) executed: GtidSet,
     /// The exact version that started on it.
     pub(crate) server_version: String,
+    /// Tables that it holds without their rows.
+    pub(crate) without_rows: Vec<OtherTable>,
 }
 
 /// Bytes that a clone will take on disk, at most as much as the files have now.
@@ -58,21 +61,6 @@ pub(crate) fn refuse_missing_plugin(sql: &mut Sql) -> Result<(), Error> {
         None => Ok(()),
         Some(problem) => Err(Error::new(ErrorKind::Refused, problem.what).hint(problem.mend)),
     }
-}
-
-/// Refuses when tables would come back without their rows, and names them.
-pub(crate) fn refuse_other_engines(sql: &mut Sql) -> Result<(), Error> {
-    let left_empty = inspect::tables_of_other_engines(sql)?;
-    let Some((table, engine)) = left_empty.first() else { return Ok(()) };
-    let others = match left_empty.len() {
-        1 => String::new(),
-        count => format!(" (and {} more)", count - 1),
-    };
-    Err(Error::new(
-        ErrorKind::Refused,
-        format!("table `{table}` is of engine {engine}{others}: a clone would hold it without its rows"),
-    )
-    .hint("Run ALTER TABLE ... ENGINE=InnoDB, or set strategy = \"dump\" in [mysql] of the configuration."))
 }
 
 /// Lets the server at `access` clone itself into `dir`, which must not exist. `owner` is whom the server runs as; the
@@ -256,7 +244,8 @@ fn ask_end(sql: &mut Sql) -> Result<CloneEnd, Error> {
             format!("the clone says it ends at `{executed}`, but the server on it has executed `{found}`"),
         ));
     }
-    Ok(CloneEnd { position, executed, server_version: field("VERSION()").to_owned() })
+    let server_version = field("VERSION()").to_owned();
+    Ok(CloneEnd { position, executed, server_version, without_rows: other_tables(sql)? })
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use crate::datastore::dump::named;
 use crate::datastore::inspect::{Findings, Problem, check_places, check_privileges, lies_in};
+use crate::datastore::mysql::engines::{self, other_tables};
 use crate::datastore::sql::Sql;
-use crate::domain::backup::Strategy;
+use crate::domain::backup::{OtherEngines, Strategy};
 use crate::error::Error;
 
 /// The first version with the clone plugin.
@@ -13,25 +15,34 @@ const VERSION_MIN: (u32, u32, u32) = (8, 0, 17);
 /// see what there is.
 const PRIVILEGES: [&str; 2] = ["PROCESS", "SELECT"];
 const PRIVILEGES_OF_CLONE: [&str; 1] = ["BACKUP_ADMIN"];
+/// What else is needed to hold some tables still and to dump them.
+const PRIVILEGES_BESIDE_CLONE: [&str; 5] = ["BACKUP_ADMIN", "LOCK TABLES", "RELOAD", "REPLICATION CLIENT", "TRIGGER"];
 /// A dump locks for a moment, asks where the binlog stands and reads more than rows.
 const PRIVILEGES_OF_DUMP: [&str; 5] = ["RELOAD", "REPLICATION CLIENT", "SHOW VIEW", "TRIGGER", "EVENT"];
 /// How many things of one kind are named.
 const NAMED_MAX: usize = 20;
-/// Settings that a server must share with the one that wrote its data files, or it can't open them.
-const LAYOUT: [&str; 3] = ["innodb_page_size", "innodb_data_file_path", "lower_case_table_names"];
+/// Settings that a server must share with the one that wrote its data files, or it can't open them, or it writes another
+/// selection of words into their full-text indexes.
+const LAYOUT: [&str; 8] = [
+    "innodb_page_size",
+    "innodb_data_file_path",
+    "lower_case_table_names",
+    "innodb_ft_min_token_size",
+    "innodb_ft_max_token_size",
+    "ngram_token_size",
+    "ft_min_word_len",
+    "ft_max_word_len",
+];
 /// Settings that name places for data.
 const PLACES: [&str; 4] =
     ["innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "innodb_doublewrite_dir"];
-/// Schemas of the server itself, as SQL has them.
-const OWN_SCHEMAS: &str = "('mysql', 'sys', 'performance_schema', 'information_schema')";
-
 /// The settings that a server needs to open this one's files, as option lines.
 pub(crate) fn layout(sql: &mut Sql) -> Result<Vec<(String, String)>, Error> {
     LAYOUT.into_iter().map(|name| Ok((name.to_owned(), sql.variable(name)?))).collect()
 }
 
 /// Asks the server, changes nothing.
-pub(crate) fn inspect(sql: &mut Sql, strategy: Strategy) -> Result<Findings, Error> {
+pub(crate) fn inspect(sql: &mut Sql, strategy: Strategy, other_engines: OtherEngines) -> Result<Findings, Error> {
     let mut findings = Findings::default();
     check_version(sql, &mut findings)?;
     check_binlog(sql, &mut findings)?;
@@ -39,6 +50,7 @@ pub(crate) fn inspect(sql: &mut Sql, strategy: Strategy) -> Result<Findings, Err
         check_plugin(sql, &mut findings)?;
     }
     let of_strategy: &[&str] = match strategy {
+        Strategy::Clone if other_engines == OtherEngines::Dump => &PRIVILEGES_BESIDE_CLONE,
         Strategy::Clone => &PRIVILEGES_OF_CLONE,
         Strategy::Dump => &PRIVILEGES_OF_DUMP,
         // Of these two one is MariaDB's and one only restores.
@@ -49,7 +61,7 @@ pub(crate) fn inspect(sql: &mut Sql, strategy: Strategy) -> Result<Findings, Err
         return Ok(findings);
     }
     if strategy == Strategy::Clone {
-        check_engines(sql, &mut findings)?;
+        check_engines(sql, other_engines, &mut findings)?;
     }
     let data_dir = sql.variable("datadir")?;
     let data_dir = Path::new(data_dir.trim_end_matches('/'));
@@ -129,26 +141,21 @@ pub(crate) fn missing_plugin(sql: &mut Sql) -> Result<Option<Problem>, Error> {
     Ok(Some(Problem { what, mend: mend.to_owned() }))
 }
 
-/// A clone holds InnoDB's tables; those of other engines come back empty.
-fn check_engines(sql: &mut Sql, findings: &mut Findings) -> Result<(), Error> {
-    for (table, engine) in tables_of_other_engines(sql)? {
-        findings.add(
-            format!("table `{table}` is of engine {engine}: a clone would hold it without its rows"),
-            format!("Run ALTER TABLE {table} ENGINE=InnoDB, or set mysql.strategy to \"dump\"."),
-        );
+/// A clone holds InnoDB's tables; those of other engines come back empty unless they are dumped beside it.
+fn check_engines(sql: &mut Sql, other_engines: OtherEngines, findings: &mut Findings) -> Result<(), Error> {
+    let tables = other_tables(sql)?;
+    let (dumped, left_empty): (Vec<_>, Vec<_>) =
+        tables.iter().partition(|it| other_engines == OtherEngines::Dump && it.can_be_dumped());
+    for it in left_empty.into_iter().take(NAMED_MAX) {
+        let what =
+            format!("table `{}` is of engine {}: a clone would hold it without its rows", it.table.full(), it.engine);
+        findings.add(what, engines::remedy(it));
+    }
+    if !dumped.is_empty() {
+        let names: Vec<String> = dumped.iter().map(|it| it.table.full()).collect();
+        findings.warn(format!("not InnoDB's, so that {}: {}", engines::WHO_WAITS, named(&names)));
     }
     Ok(())
-}
-
-/// Tables that are not InnoDB's, with their engines; at most `NAMED_MAX`. Two engines keep no rows on this server.
-pub(crate) fn tables_of_other_engines(sql: &mut Sql) -> Result<Vec<(String, String)>, Error> {
-    let rows = sql.rows(&format!(
-        "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), ENGINE FROM information_schema.TABLES \
-         WHERE TABLE_TYPE = 'BASE TABLE' AND ENGINE NOT IN ('InnoDB', 'BLACKHOLE', 'FEDERATED') AND TABLE_SCHEMA NOT IN {OWN_SCHEMAS} \
-         ORDER BY 1 LIMIT {NAMED_MAX}"
-    ))?;
-    let tables = rows.into_iter().filter_map(|row| <[String; 2]>::try_from(row).ok());
-    Ok(tables.map(|[table, engine]| (table, engine)).collect())
 }
 
 /// A tablespace is made anywhere by its statement.

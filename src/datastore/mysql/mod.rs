@@ -1,12 +1,13 @@
 //! Oracle's MySQL, with nothing but its own `mysqld`: a backup is a clone that the server makes of itself, a restore is
 //! its files put back, a replay is the server's own applier. 8.0.17 is the first version with the clone plugin.
 //!
-//! What a clone lacks, and what is done about it: other engines' tables come back empty, without a word (`inspect` names
-//! them); where in the binlog it ends is known only to a server started on it (`clone` starts one, which also proves
+//! What a clone lacks, and what is done about it: other engines' tables come back empty, without a word (`engines` refuses
+//! them, or holds them still for a dump); where in the binlog it ends is known only to a server started on it (`clone` starts one, which also proves
 //! that the backup starts); settings made by SET PERSIST and keyring files stay behind (`inspect` names them).
 
 pub(crate) mod applier;
 pub(crate) mod clone;
+pub(crate) mod engines;
 pub(crate) mod inspect;
 pub(crate) mod install;
 #[cfg(test)]
@@ -38,4 +39,7 @@ pub(crate) fn scratch_options(group: OptionGroup) -> OptionGroup {
         .set("persisted_globals_load", "OFF")
         .flag("skip_replica_start")
         .set("gtid_mode", "OFF_PERMISSIVE")
+        // Nobody comes over the network, and making keys takes as long as half of the start.
+        .set("auto_generate_certs", "OFF")
+        .set("caching_sha2_password_auto_generate_rsa_keys", "OFF")
 }

@@ -9,7 +9,7 @@ use crate::datastore::Tools;
 use crate::datastore::mysql::install::install;
 use crate::datastore::mysqld::{self, created_options};
 use crate::datastore::sql::{Access, Sql};
-use crate::domain::backup::Strategy;
+use crate::domain::backup::{OtherEngines, Strategy};
 use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Control, Server};
 use crate::durable;
@@ -39,6 +39,7 @@ fn tools() -> Tools {
     Tools {
         datastore: Datastore::Mysql,
         strategy: Strategy::Clone,
+        other_engines: OtherEngines::Refuse,
         dump_locks_tables: false,
         client: beside("mysql"),
         dump: beside("mysqldump"),

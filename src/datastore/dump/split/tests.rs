@@ -43,10 +43,16 @@ fn split(text: &str, size: usize) -> Result<BTreeMap<String, String>, Error> {
     }
     splitter.finish()?;
     splitter.members().finish();
-    let (mut stream, dir, elsewhere) = (Vec::new(), TempDir::new(), TempDir::new());
+    let mut stream = Vec::new();
     splitter.members().take(&mut stream);
+    unpacked(&stream)
+}
+
+/// The files of a stream, by their names.
+fn unpacked(stream: &[u8]) -> Result<BTreeMap<String, String>, Error> {
+    let (dir, elsewhere) = (TempDir::new(), TempDir::new());
     let target = Target { dir: &dir, ledger: &elsewhere.join("l"), stream: "s", checkpoint_bytes: u64::MAX };
-    unpack(&stream[..], &target, &Checkpoint::default(), &AtomicU64::new(0), &AtomicBool::new(false))?;
+    unpack(stream, &target, &Checkpoint::default(), &AtomicU64::new(0), &AtomicBool::new(false))?;
     let mut files = BTreeMap::new();
     for below in ["", "tables", "data", "accounts", "views", "sequences"] {
         let Ok(entries) = std::fs::read_dir(dir.join(below)) else { continue };
@@ -165,4 +171,44 @@ fn names_and_settings_are_not_taken_for_the_end() {
     assert_eq!(first_name(b"SET x = 1").unwrap(), None);
     assert!(first_name(b"USE `a``").is_err() && first_name(b"USE `\xff`").is_err());
     assert_eq!(quoted("a`b"), "`a``b`");
+}
+
+/// As the tool writes it when it is given one schema and its tables by name.
+fn named_text(tables: &[(&str, &str)], end: &str) -> String {
+    let begin = "-- MySQL dump\n\n/*!50503 SET NAMES utf8mb4 */;\n\n";
+    let parts: String = tables.iter().map(|(name, values)| table(name) + &rows(name, values)).collect();
+    format!("{begin}{parts}{end}")
+}
+
+#[test]
+fn texts_of_several_runs_make_one_dump_of_tables_that_are_held_still() {
+    let facts = HeadFacts {
+        flavour: Datastore::Mysql,
+        server_version: "v".to_owned(),
+        tool: "t".to_owned(),
+        tool_version: "tv".to_owned(),
+        engines: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut splitter = Splitter::of_held(facts, "binlog.000009:157".parse().unwrap());
+    splitter.begin_text("one");
+    splitter.push(named_text(&[("t", "(1)"), ("u", "(1),(2)")], END).as_bytes()).unwrap();
+    splitter.finish().unwrap();
+    splitter.begin_text("t`wo");
+    splitter.push(named_text(&[("t", "(3)")], END).as_bytes()).unwrap();
+    splitter.finish().unwrap();
+    assert_eq!(splitter.counts().names, ["one.t", "one.u", "t`wo.t"]);
+    assert_eq!((splitter.counts().entries, splitter.counts().rows), (3, 4));
+    splitter.members().finish();
+    let mut stream = Vec::new();
+    splitter.members().take(&mut stream);
+    let files = unpacked(&stream).unwrap();
+    assert_eq!(parse_head(files[HEAD].as_bytes()).unwrap().position.to_string(), "binlog.000009:157");
+    assert_eq!(files[LIST].lines().count(), 3);
+    let last = &files["data/000003-t_wo.t.sql"];
+    assert!(last.starts_with("/*!50503 SET NAMES utf8mb4 */;\nUSE `t``wo`;\n") && last.contains("(3);"), "{last}");
+
+    splitter.begin_text("three");
+    splitter.push(named_text(&[("t", "(1)")], "").as_bytes()).unwrap();
+    assert_eq!(splitter.finish().unwrap_err().kind(), ErrorKind::Corrupt, "this run has not ended");
 }

@@ -10,7 +10,7 @@ use crate::datastore::dump::tools::DumpTools;
 use crate::datastore::mysql::testing::TestMysql;
 use crate::datastore::sql::{Access, Sql};
 use crate::datastore::{Tools, mariadb, mysqld};
-use crate::domain::backup::Strategy;
+use crate::domain::backup::{OtherEngines, Strategy};
 use crate::domain::datastore::Datastore;
 use crate::domain::instance::{Control, Server};
 use crate::durable;
@@ -31,6 +31,7 @@ impl TestMariadb {
         let tools = Tools {
             datastore: Datastore::Mariadb,
             strategy: Strategy::Dump,
+            other_engines: OtherEngines::Refuse,
             dump_locks_tables: false,
             client: PathBuf::from("mariadb"),
             dump: PathBuf::from("mariadb-dump"),

@@ -11,7 +11,7 @@ use crate::datastore::sql::{Access, Secret};
 use crate::durable;
 
 fn found_by(server: &TestMysql, access: &Access, strategy: Strategy) -> Vec<String> {
-    let findings = inspect(&mut Sql::connect(access).unwrap(), strategy).unwrap();
+    let findings = inspect(&mut Sql::connect(access).unwrap(), strategy, OtherEngines::Refuse).unwrap();
     let problems = findings.problems.into_iter().map(|problem| problem.what);
     let all = problems.chain(findings.warnings.into_iter().map(|warning| format!("({warning})")));
     all.map(|line| line.replace(&*server.dir.to_string_lossy(), "DIR")).collect()
@@ -170,7 +170,7 @@ fn a_server_without_a_binlog_and_an_account_without_rights_are_named() {
     assert_eq!(found(&server), [no_binlog]);
     let named: Vec<String> = ["PROCESS", "SELECT", "BACKUP_ADMIN"].map(lacks).into();
     assert_eq!(found_by(&server, &access, Strategy::Clone), [vec![no_binlog.to_owned()], named].concat());
-    let findings = inspect(&mut Sql::connect(&access).unwrap(), Strategy::Clone).unwrap();
+    let findings = inspect(&mut Sql::connect(&access).unwrap(), Strategy::Clone, OtherEngines::Refuse).unwrap();
     assert_eq!(
         findings.problems.last().unwrap().mend,
         "Run as an administrator: GRANT BACKUP_ADMIN ON *.* TO 'weak'@'localhost';"
