@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use crate::agent::Context;
 use crate::agent::crew::Crew;
 use crate::agent::history::{free_bytes, transactions};
+use crate::agent::recovery::check_undo;
+use crate::agent::supervisor::note_version;
 use crate::clock::{self, Deadline};
 use crate::datastore::dump::tools::DumpTools;
 use crate::datastore::version::version_of;
@@ -14,7 +16,7 @@ use crate::domain::backup::Strategy;
 use crate::domain::chunk::Chunk;
 use crate::domain::datastore::Datastore;
 use crate::domain::gtid::Gtid;
-use crate::domain::id::{InstanceId, TimelineId};
+use crate::domain::id::{InstanceId, RecoveryId, TimelineId};
 use crate::domain::instance::Instance;
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
@@ -72,6 +74,10 @@ impl ChunkSource for Source<'_> {
             }
         }
         Ok(found)
+    }
+
+    fn has_statements(&self, timeline: TimelineId, after: (u32, u64), to: (u32, u64)) -> Result<bool, Error> {
+        self.context.store.read(|db| db.has_statements(timeline, after, to))
     }
 
     fn holding(&self, gtid: &Gtid) -> Result<Vec<Chunk>, Error> {
@@ -139,7 +145,9 @@ impl Planning for AgentPlanning {
         // What cannot be shipped now (a dead store) limits the plan; it says so by where the history ends.
         let shipped_as_of = clock::now();
         let drained = shipper.drain(Deadline::after(DRAIN_TIMEOUT));
-        let instance = self.context.store.read(|db| db.instance(id))?;
+        let mut instance = self.context.store.read(|db| db.instance(id))?;
+        // Somebody may have put another server in its place; one that does not answer is what it was last.
+        let _ = note_version(&self.context, &mut instance);
         let timelines = self.context.store.read(|db| db.timelines(id))?;
         let backups = self.context.store.read(|db| db.backups(None))?;
         let damage = Damage::of(&self.context.store.read(|db| db.bad_objects(id, usize::MAX))?);
@@ -169,6 +177,11 @@ impl Planning for AgentPlanning {
             plan.warnings.push(format!("The newest transactions may not be shipped yet: {err}"));
         }
         Ok(plan)
+    }
+
+    fn check_undo(&self, id: InstanceId, recovery: RecoveryId) -> Result<(), Error> {
+        let instance = self.context.store.read(|db| db.instance(id))?;
+        check_undo(&self.context, &instance, recovery)
     }
 
     fn transactions(&self, id: InstanceId, filter: &TransactionFilter) -> Result<Vec<TransactionSummary>, Error> {

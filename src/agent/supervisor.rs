@@ -168,8 +168,13 @@ pub(crate) fn remove_guard(server: &Server) -> Result<(), Error> {
 pub(crate) fn note_version(context: &Context, instance: &mut Instance) -> Result<(), Error> {
     let mut sql = Sql::connect(&mysqld::access(&instance.server)?)?;
     let text = sql.value("SELECT VERSION()")?;
-    instance.version = plain_version(&text).ok_or_else(|| {
+    let version = plain_version(&text).ok_or_else(|| {
         Error::new(ErrorKind::Unsupported, format!("the server states the version `{text}`, which coffer cannot read"))
     })?;
-    context.store.write(|tx| tx.update_instance(instance))
+    instance.version.clone_from(&version);
+    context.store.write(|tx| {
+        // Whatever else of the row has changed meanwhile stays.
+        let row = tx.instance(instance.id)?;
+        if row.version == version { Ok(()) } else { tx.update_instance(&Instance { version, ..row }) }
+    })
 }

@@ -17,6 +17,8 @@ pub(crate) struct ChunkSummary {
     pub(crate) first_commit: Option<i64>,
     /// Commit time of the last transaction, microseconds since 1970.
     pub(crate) last_commit: Option<i64>,
+    /// Some of them changed rows by statements that were logged as such.
+    pub(crate) as_statements: bool,
     /// MariaDB: lowest and highest sequence number of each stream.
     sequences: BTreeMap<GtidStream, (u64, u64)>,
     /// MySQL: exactly what is in it.
@@ -26,6 +28,7 @@ pub(crate) struct ChunkSummary {
 impl ChunkSummary {
     pub(crate) fn add(&mut self, transaction: &Transaction) {
         self.transactions += 1;
+        self.as_statements |= transaction.as_statements;
         self.first_commit.get_or_insert(transaction.committed_at);
         self.last_commit = Some(transaction.committed_at);
         let Some(gtid) = transaction.gtid else { return };

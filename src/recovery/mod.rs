@@ -7,7 +7,7 @@ pub(crate) mod transactions;
 
 use crate::domain::coordinate::Coordinate;
 use crate::domain::gtid::Gtid;
-use crate::domain::id::InstanceId;
+use crate::domain::id::{InstanceId, RecoveryId};
 use crate::domain::recovery::RecoveryPlan;
 use crate::domain::target::RecoveryTarget;
 use crate::error::Error;
@@ -17,6 +17,9 @@ pub(crate) trait Planning: Send + Sync {
     /// Ships what can still be read of the server's binlog, then plans. Changes nothing on the server.
     /// A refusal is `ErrorKind::Refused` (or `InvalidInput`, `NotFound`, `Conflict`) with the facts in the message and the remedy as hint.
     fn plan(&self, instance: InstanceId, target: &RecoveryTarget) -> Result<RecoveryPlan, Error>;
+
+    /// Refuses to undo what an undo would spoil, as far as that can be seen beforehand.
+    fn check_undo(&self, instance: InstanceId, recovery: RecoveryId) -> Result<(), Error>;
 
     /// Transactions of the instance's current timeline and its past, newest first, at most `limit`.
     fn transactions(&self, instance: InstanceId, filter: &TransactionFilter) -> Result<Vec<TransactionSummary>, Error>;

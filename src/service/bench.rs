@@ -11,7 +11,7 @@ use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::Coordinate;
 use crate::domain::datastore::Datastore;
 use crate::domain::gtid::GtidPosition;
-use crate::domain::id::{BackupId, InstanceId, TimelineId};
+use crate::domain::id::{BackupId, InstanceId, RecoveryId, TimelineId};
 use crate::domain::instance::{Instance, InstanceStatus};
 use crate::domain::recovery::{PlannedTransaction, RecoveryPlan, RecoveryState};
 use crate::domain::target::{Point, RecoveryTarget};
@@ -48,6 +48,10 @@ impl Planning for FakePlanning {
         };
         let base = base.ok_or_else(|| Error::new(ErrorKind::Refused, "there is no backup before the target"))?;
         Ok(plan_from(&base, target))
+    }
+
+    fn check_undo(&self, _: InstanceId, _: RecoveryId) -> Result<(), Error> {
+        Ok(())
     }
 
     fn transactions(&self, instance: InstanceId, filter: &TransactionFilter) -> Result<Vec<TransactionSummary>, Error> {

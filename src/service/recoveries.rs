@@ -123,6 +123,7 @@ impl Service {
 
     /// CAST: the data from before the recovery back in place. The newer history is kept as a timeline of its own.
     pub(crate) fn undo_recovery(&self, instance: InstanceId, id: RecoveryId) -> Result<RecoveryView, Error> {
+        self.planning.check_undo(instance, id)?;
         self.change_recovery(instance, id, |tx, recovery| {
             require_undoable(recovery, &tx.recoveries(recovery.instance)?, &tx.unfinished_tasks(recovery.instance)?)?;
             let instance = tx.instance(recovery.instance)?;

@@ -5,7 +5,7 @@
 use rusqlite::{Row, params};
 
 use super::{Db, Tx, sql};
-use crate::domain::chunk::{Chunk, GtidRange};
+use crate::domain::chunk::{Chunk, ChunkFacts, GtidRange};
 use crate::domain::gtid::Gtid;
 use crate::domain::id::{InstanceId, TimelineId};
 use crate::error::{Error, ErrorKind};
@@ -20,6 +20,8 @@ const BEFORE: &str = "SELECT * FROM chunks WHERE timeline = ?1 AND (ordinal, end
     ORDER BY ordinal DESC, end_position DESC LIMIT ?4";
 const LAST: &str = "SELECT * FROM chunks WHERE timeline = ?1 ORDER BY ordinal DESC, end_position DESC LIMIT 1";
 const GAPS: &str = "SELECT * FROM chunks WHERE instance = ?1 AND has_gap = 1 ORDER BY sequence";
+const AS_STATEMENTS: &str = "SELECT end_position FROM chunks WHERE timeline = ?1 AND as_statements = 1
+    AND (ordinal, end_position) > (?2, ?3) AND (ordinal, end_position) <= (?4, ?5) LIMIT 1";
 const HOLDING: &str = "SELECT chunk FROM chunk_ranges WHERE instance = ?1 AND stream = ?2 AND width = ?3
     AND first BETWEEN ?4 AND ?5 AND last >= ?5";
 const BY_SEQUENCE: &str = "SELECT * FROM chunks WHERE sequence = ?1";
@@ -117,6 +119,19 @@ impl Db<'_> {
         self.list(GAPS, [instance.to_string()], read)
     }
 
+    /// Whether changes are known to be logged as statements in a chunk of a timeline that ends behind `after`, and not
+    /// behind `to`; both are the number of a file and a position in it.
+    pub(crate) fn has_statements(
+        &self,
+        timeline: TimelineId,
+        after: (u32, u64),
+        to: (u32, u64),
+    ) -> Result<bool, Error> {
+        let (after_position, to_position) = (sql::signed(after.1), sql::signed(to.1));
+        let range = params![timeline.to_string(), after.0, after_position, to.0, to_position];
+        Ok(self.first(AS_STATEMENTS, range, |row| sql::unsigned(row, "end_position"))?.is_some())
+    }
+
     /// The sum of an instance's chunks.
     pub(crate) fn chunk_totals(&self, instance: InstanceId) -> Result<ChunkTotals, Error> {
         let count = |row: &Row<'_>, name| -> Result<Option<u64>, Error> {
@@ -195,6 +210,20 @@ impl Tx<'_> {
             self.insert_range(facts.instance, sequence, range)?;
         }
         self.add_to_totals(chunk)
+    }
+
+    /// Adds a chunk of which somebody has seen whether changes in it were logged as statements.
+    pub(crate) fn insert_seen_chunk(&self, chunk: &Chunk, as_statements: bool) -> Result<(), Error> {
+        self.insert_chunk(chunk)?;
+        if as_statements { self.note_statements(&chunk.facts) } else { Ok(()) }
+    }
+
+    fn note_statements(&self, facts: &ChunkFacts) -> Result<(), Error> {
+        self.execute(
+            "UPDATE chunks SET as_statements = 1 WHERE timeline = ?1 AND ordinal = ?2 AND end_position = ?3",
+            params![facts.timeline.to_string(), facts.ordinal, sql::signed(facts.end)],
+        )
+        .map(drop)
     }
 
     fn insert_range(&self, instance: InstanceId, chunk: i64, range: &GtidRange) -> Result<(), Error> {

@@ -10,8 +10,11 @@ use crate::error::{Error, ErrorKind};
 /// Marks the file as coffer's (`cofr`).
 const APPLICATION_ID: i32 = 0x636f_6672;
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_begin.sql"), include_str!("migrations/0002_verification.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_begin.sql"),
+    include_str!("migrations/0002_verification.sql"),
+    include_str!("migrations/0003_statements.sql"),
+];
 
 /// Takes the steps that are missing.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), Error> {

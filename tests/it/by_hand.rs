@@ -1,16 +1,18 @@
 //! The data is the operator's without coffer: the section "Recovery by hand" of the README, followed word by word with
-//! stock tools on a repository that coffer wrote, leads to the rows that were there.
+//! stock tools on a repository that coffer wrote, leads to the rows that were there, however the backup was made.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use mysql::Conn;
 use serde_json::Value;
 
 use crate::encrypted::key_pair;
 use crate::harness::appliance::{Appliance, tail};
 use crate::harness::bed::{Bed, files_below};
+use crate::harness::cell::{Cell, Strategy};
 use crate::harness::instance::Instance;
 use crate::harness::sql;
 
@@ -24,13 +26,27 @@ enum Block {
     Commands(String),
 }
 
-fn blocks() -> Vec<Block> {
+/// What this cell's operator reads: a block behind whose `sh` words stand is for those strategies and datastores only, or
+/// for who has files to load.
+fn blocks(cell: Cell, is_loaded: bool) -> Vec<Block> {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let (_, section) = readme.split_once(SECTION).expect("the section is there");
     let section = section.split("\n## ").next().unwrap();
-    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("\n```").next().unwrap());
+    let strategy = match (cell.strategy, cell.datastore.is_mysql()) {
+        (Strategy::Dump, _) => "dump",
+        (Strategy::Physical, true) => "clone",
+        (Strategy::Physical, false) => "mariabackup",
+    };
+    let mine = |block: &(&str, &str)| {
+        let known = |word: &str| ["mariabackup", "clone", "dump", "load", "mariadb", "mysql"].contains(&word);
+        assert!(block.0.split_whitespace().all(known), "a block for `{}`", block.0);
+        let fits = |word: &str| [strategy, cell.datastore.name()].contains(&word) || (word == "load" && is_loaded);
+        block.0.split_whitespace().all(fits)
+    };
+    let blocks = section.split("```sh").skip(1).filter_map(|rest| rest.split("\n```").next()?.split_once('\n'));
     blocks
-        .map(|block| {
+        .filter(mine)
+        .map(|(_, block)| {
             let name = |line: &str| {
                 let (name, _) = line.split_once('=')?;
                 name.chars().all(|c| c.is_ascii_uppercase() || c == '_').then(|| name.to_owned())
@@ -65,7 +81,7 @@ fn begin_of_drop(statements: &str) -> u64 {
     for line in statements.lines() {
         if let Some(place) = line.strip_prefix("# at ").and_then(|place| place.parse().ok()) {
             at = place;
-        } else if line.contains("\tGTID ") {
+        } else if line.contains("\tGTID") {
             begin = at;
         } else if line.starts_with("DROP TABLE `shop`") {
             return begin;
@@ -74,16 +90,56 @@ fn begin_of_drop(statements: &str) -> u64 {
     panic!("no DROP in:\n{statements}");
 }
 
+/// What is no table: views that are made of others, and code.
+fn others(conn: &mut Conn) -> Vec<String> {
+    let count = |what: &str| format!("SELECT COUNT(*) FROM information_schema.{what}_schema = 'shop'");
+    [
+        "SELECT SUM(id) FROM shop.a",
+        "SELECT shop.twice(21)",
+        &count("triggers WHERE trigger"),
+        &count("events WHERE event"),
+    ]
+    .map(|query| sql::ask(conn, query))
+    .to_vec()
+}
+
 /// Backs up, destroys, follows the README, and compares. All objects' names must end in `end`.
-fn recover_by_hand(name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
-    let bed = Bed::new(name);
+fn recover_by_hand(cell: Cell, name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
+    recover_with(cell, "InnoDB", name, settings, end);
+}
+
+/// With a table of that engine too, which is dumped beside a clone if it is another than InnoDB.
+fn recover_with(cell: Cell, engine: &str, name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
+    let bed = Bed::on(cell, name);
     let more = settings(&bed);
     let mut appliance = Appliance::start_in(bed, &more);
+    if engine != "InnoDB" {
+        appliance.stop();
+        let text = fs::read_to_string(&appliance.config).unwrap();
+        fs::write(&appliance.config, text.replace("[mysql]\n", "[mysql]\nother_engines = \"dump\"\n")).unwrap();
+        appliance.resume(&[]);
+    }
     let instance = Instance::create(&appliance, "shop");
     let mut conn = instance.conn();
-    sql::run(&mut conn, "CREATE DATABASE shop");
-    sql::run(&mut conn, "CREATE TABLE shop.orders (id INT AUTO_INCREMENT PRIMARY KEY, what TEXT) ENGINE=InnoDB");
-    sql::run(&mut conn, "INSERT INTO shop.orders (what) SELECT REPEAT(MD5(seq), 20) FROM shop.seq_1_to_20000");
+    let filled =
+        format!("INSERT INTO shop.orders (what) SELECT REPEAT(SHA2(seq, 256), 20) FROM {}", sql::numbers(10_000));
+    for statement in [
+        "CREATE DATABASE shop",
+        "CREATE TABLE shop.orders (id INT AUTO_INCREMENT PRIMARY KEY, what TEXT) ENGINE=InnoDB",
+        "CREATE TABLE shop.log (id INT AUTO_INCREMENT PRIMARY KEY, what TEXT) ENGINE=InnoDB",
+        "CREATE VIEW shop.b AS SELECT id FROM shop.log",
+        "CREATE VIEW shop.a AS SELECT id FROM shop.b",
+        "CREATE FUNCTION shop.twice(x INT) RETURNS INT DETERMINISTIC RETURN x + x",
+        "CREATE TRIGGER shop.t AFTER INSERT ON shop.orders FOR EACH ROW INSERT INTO shop.log (what) VALUES (NEW.id)",
+        "CREATE EVENT shop.e ON SCHEDULE EVERY 1 YEAR STARTS '2037-01-01' DO DELETE FROM shop.log",
+        &format!("CREATE TABLE shop.old (id INT AUTO_INCREMENT PRIMARY KEY, what TEXT) ENGINE={engine}"),
+        "INSERT INTO shop.old (what) VALUES ('before the backup')",
+        // A directory without files.
+        "CREATE DATABASE shop_empty",
+        &filled,
+    ] {
+        sql::run(&mut conn, statement);
+    }
     let backup = instance.backup("base")["id"].as_str().unwrap().to_owned();
     for number in 0..20 {
         if number == 10 {
@@ -92,7 +148,9 @@ fn recover_by_hand(name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
         sql::run(&mut conn, &format!("INSERT INTO shop.orders (what) VALUES ('after {number}')"));
         sql::run(&mut conn, &format!("DELETE FROM shop.orders WHERE id = {number} * 7"));
     }
-    let before = sql::contents(&mut conn, "shop");
+    sql::run(&mut conn, "INSERT INTO shop.old (what) VALUES ('after it')");
+    let (before, others_before) = (sql::contents(&mut conn, "shop"), others(&mut conn));
+    let executed = cell.datastore.is_mysql().then(|| sql::ask(&mut conn, "SELECT @@GLOBAL.gtid_executed"));
     let drop = sql::commit(&mut conn, "DROP TABLE shop.orders");
     instance.wait_shipped(&drop);
     appliance.stop();
@@ -107,13 +165,18 @@ fn recover_by_hand(name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
     let timeline = at["timeline"].as_str().unwrap();
     let bed = &appliance.bed;
     let new = bed.path("new");
+    let program = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
     let find = |name: &str| match name {
         "REPOSITORY" => repository.display().to_string(),
         "INSTANCE" => instance.id.clone(),
         "BACKUP" => backup.clone(),
         "IDENTITY" => bed.path("identity.txt").display().to_string(),
         "NEW" => new.display().to_string(),
-        "SERVER_USER" => bed.datastore().account().to_owned(),
+        "SERVER_USER" => cell.datastore.account().to_owned(),
+        "SERVER" => cell.datastore.server().to_owned(),
+        "CLIENT" => program(cell.datastore.client()),
+        "ADMIN" => program(cell.datastore.admin()),
+        "BINLOG" => program(cell.datastore.binlog_reader()),
         "TIMELINE" => timeline.to_owned(),
         "FILES" => {
             let chunks = files_below(&repository.join(format!("instances/{}/binlog/{timeline}", instance.id)));
@@ -129,7 +192,7 @@ fn recover_by_hand(name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
         other => panic!("the README asks for `{other}`, which nobody knows"),
     };
     let mut given = BTreeMap::new();
-    for block in blocks() {
+    for block in blocks(cell, cell.strategy == Strategy::Dump || engine != "InnoDB") {
         match block {
             Block::Given(names) => given.extend(names.into_iter().map(|name| (name.clone(), find(&name)))),
             Block::Commands(block) => type_in(&block, &given, &repository, bed),
@@ -137,18 +200,41 @@ fn recover_by_hand(name: &str, settings: impl Fn(&Bed) -> String, end: &str) {
     }
     let mut recovered = sql::connect(&new.join("data/s.sock")).unwrap();
     sql::assert_same(&sql::contents(&mut recovered, "shop"), &before, "what the README leads to");
+    assert_eq!(others(&mut recovered), others_before, "views, functions, triggers, events");
+    sql::run(&mut recovered, "CREATE TABLE shop_empty.t (id INT)");
+    if let Some(executed) = executed {
+        assert_eq!(sql::ask(&mut recovered, "SELECT @@GLOBAL.gtid_executed"), executed, "and to its GTIDs");
+    }
 }
 
 #[test]
 fn the_readme_leads_to_the_rows_of_an_encrypted_repository() {
-    recover_by_hand(
-        "hand-age",
-        |bed| format!("[repository]\nencrypt_to = [\"{}\"]\n", key_pair(bed).public),
-        ".zst.age",
-    );
+    let encrypt = |bed: &Bed| format!("[repository]\nencrypt_to = [\"{}\"]\n", key_pair(bed).public);
+    recover_by_hand(Cell::of_this_run(), "hand-age", encrypt, ".zst.age");
 }
 
 #[test]
 fn the_readme_leads_to_the_rows_of_a_plain_repository_of_gzip() {
-    recover_by_hand("hand-gzip", |_| "[repository]\ncompression = \"gzip\"\n".to_owned(), ".gz");
+    let gzip = |_: &Bed| "[repository]\ncompression = \"gzip\"\n".to_owned();
+    recover_by_hand(Cell::of_this_run(), "hand-gzip", gzip, ".gz");
+}
+
+#[test]
+fn the_readme_leads_to_the_rows_and_the_gtids_of_a_clone_of_mysql() {
+    recover_by_hand(Cell::mysql(), "hand-clone", |_| String::new(), ".zst");
+}
+
+#[test]
+fn the_readme_leads_to_the_rows_that_were_dumped_beside_a_clone() {
+    recover_with(Cell::mysql(), "MyISAM", "hand-beside", |_| String::new(), ".zst");
+}
+
+#[test]
+fn the_readme_leads_to_the_rows_and_the_gtids_of_a_dump_of_mysql() {
+    recover_by_hand(Cell::mysql_dump(), "hand-my-dump", |_| String::new(), ".zst");
+}
+
+#[test]
+fn the_readme_leads_to_the_rows_of_a_dump_of_mariadb() {
+    recover_by_hand(Cell { strategy: Strategy::Dump, ..Cell::of_this_run() }, "hand-dump", |_| String::new(), ".zst");
 }

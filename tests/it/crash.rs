@@ -171,6 +171,37 @@ fn every_state(cell: Cell, name: &str, suffix: &str, forward: &[&str], backward:
     assert_eq!(left, [scene.instance.server_pid()], "no scratch server is left behind");
 }
 
+/// Somebody finds the server down and coffer dead, and starts the server: on the recovered data, as it turns out.
+#[test]
+fn a_server_started_by_hand_right_behind_the_exchange_costs_neither_the_old_data_nor_the_new() {
+    let mut scene = Scene::new(Cell::of_this_run(), "crash-hand");
+    let old = scene.write();
+    let datastore = scene.appliance.bed.datastore();
+    let options = format!("--defaults-file={}", scene.instance.socket.with_file_name("my.cnf").display());
+    let start = || {
+        let mut server = Command::new(datastore.program(datastore.server())).arg(&options).spawn().unwrap();
+        // Somebody has to collect it once it ends, or it looks alive for ever.
+        std::thread::spawn(move || server.wait());
+    };
+    let mut recovery = String::new();
+    scene.crash_at("FENCED:before", |scene| recovery = scene.begin());
+    start();
+    sql::assert_same(&scene.contents(), &scene.at_target, "what was exchanged");
+    scene.appliance.resume(&[]);
+    scene.instance.wait_recovery(&recovery, "COMPLETED");
+    scene.instance.wait_active();
+    sql::assert_same(&scene.contents(), &scene.at_target, "recovered");
+    scene.crash_at("UNDO_FENCED:before", |scene| {
+        scene.instance.act(&recovery, "undo").expect(202);
+    });
+    start();
+    sql::assert_same(&scene.contents(), &old, "what was exchanged back");
+    scene.appliance.resume(&[]);
+    scene.instance.wait_recovery(&recovery, "UNDONE");
+    scene.instance.wait_active();
+    sql::assert_same(&scene.contents(), &old, "undone");
+}
+
 on_cells!(killed_at_any_moment_and_again_while_it_resumes: mariadb, mysql);
 
 fn killed_at_any_moment_and_again_while_it_resumes(cell: Cell) {

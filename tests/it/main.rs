@@ -31,6 +31,7 @@ mod mysql_contents;
 mod mysql_engines;
 mod mysql_instance;
 mod mysql_modes;
+mod mysql_outer_binlog;
 mod mysql_pitfalls;
 mod oracle;
 mod outage;

@@ -143,6 +143,12 @@ fn statements_are_replayed_with_what_they_depend_on_and_the_plan_says_so() {
     let last = scene.insert("as a row again");
     scene.instance.wait_shipped(&last);
     assert!(warned(&last), "{:?}", scene.instance.plan(&json!({ "gtid": last })));
+    // Chunks away from the last one as well.
+    scene.run(&["FLUSH BINARY LOGS"]);
+    let later = scene.insert("as rows from here on");
+    scene.instance.wait_shipped(&later);
+    assert!(warned(&later), "{:?}", scene.instance.plan(&json!({ "gtid": later })));
+    assert!(!warned(&rows), "and not before");
     let expected = scene.contents();
     assert!(expected["shop.s"].len() > 7);
     scene.assert_recovers(&expected);

@@ -77,10 +77,28 @@ fn a_dump_of_the_series_before_is_taken_by_the_one_that_is_configured() {
         warnings.contains(&version(taken)) && warnings.contains(&version(configured)),
         "both are named: {warnings}"
     );
-    instance.recover(&json!({"before_gtid": gone}));
+    assert!(warnings.contains(&format!("an undo needs the server program of version {} again", version(taken))));
+    let recovery = instance.recover(&json!({"before_gtid": gone}));
+    let recovery = recovery["recovery_id"].as_str().unwrap();
     sql::assert_same(&sql::contents(&mut instance.conn(), "shop"), &expected, "on the next series");
-    let runs = sql::ask(&mut instance.conn(), "SELECT VERSION()");
-    assert!(runs.starts_with(&version(configured)), "{runs}");
+    let runs = || sql::ask(&mut instance.conn(), "SELECT VERSION()");
+    assert!(runs().starts_with(&version(configured)), "{}", runs());
+    let onward = instance.plan(&json!({"latest": true}));
+    assert!(!onward["warnings"].to_string().contains("version"), "from here on it is one of its own series: {onward}");
+
+    // What the step left behind is the former series' data, and stays it.
+    let server = instance.server_pid();
+    let refusal = instance.act(recovery, "undo").fault(409);
+    for word in [version(taken), version(configured), "must not be started on it".to_owned()] {
+        assert!(refusal.contains(&word), "`{word}`: {refusal}");
+    }
+    assert_eq!(instance.server_pid(), server, "the server was not touched");
+    configure(&mut appliance, configured, taken);
+    instance.wait_active();
+    instance.undo(recovery);
+    assert!(runs().starts_with(&version(taken)), "{}", runs());
+    assert!(!sql::contents(&mut instance.conn(), "shop").contains_key("shop.t"), "undone");
+    instance.ship();
 }
 
 /// Starts the appliance again with the programs of another cell.

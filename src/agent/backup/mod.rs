@@ -18,6 +18,7 @@ use crate::datastore::mysqld;
 use crate::datastore::sql::Sql;
 use crate::domain::backup::{Backup, BackupEnd, BackupStatus};
 use crate::domain::coordinate::{BinlogPosition, Coordinate};
+use crate::domain::gtid::GtidPosition;
 use crate::domain::id::{BackupId, TaskId};
 use crate::domain::instance::{Control, Instance, InstanceStatus};
 use crate::domain::task::TaskKind;
@@ -124,16 +125,8 @@ fn run(
     backup.status = BackupStatus::Saving;
     save(context, backup)?;
     reporter.step("waiting for the binlog up to the end of the backup");
-    let mut end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.taken.ends_at)?;
-    if let Some(position) = stored.taken.position {
-        // A server started on the very data said so; it may have more than its own binlogs ever held, never less.
-        let lacking = end.position.executed().without(position.executed());
-        if !lacking.is_empty() {
-            let what = format!("the backup says it ends at {}, and lacks `{lacking}` before that", end.at);
-            return Err(Error::new(ErrorKind::Corrupt, what).hint("Take a new backup, and report this if it repeats."));
-        }
-        end.position = position;
-    }
+    let end = wait_for_end(context, shipper, instance, begin.to.as_ref(), &stored.taken.ends_at)?;
+    let end = with_held(end, stored.taken.position)?;
     let manifest = Manifest {
         format: repository::FORMAT,
         backup: backup.id,
@@ -157,6 +150,21 @@ fn run(
         completed_at: clock::now(),
     };
     complete(context, backup, &manifest)
+}
+
+/// A backup's end with what its data holds there, as a server started on the very data said, if one was: it may have more
+/// than its own binlogs ever held, never less.
+fn with_held(mut end: BackupEnd, held: Option<GtidPosition>) -> Result<BackupEnd, Error> {
+    let Some(position) = held else { return Ok(end) };
+    let lacking = end.position.executed().without(position.executed());
+    if !lacking.is_empty() {
+        // One line, where the server writes several.
+        let lacking = lacking.to_string().replace('\n', "");
+        let what = format!("the backup says it ends at {}, and lacks `{lacking}` before that", end.at);
+        return Err(Error::new(ErrorKind::Corrupt, what).hint("Take a new backup, and report this if it repeats."));
+    }
+    end.position = position;
+    Ok(end)
 }
 
 /// A server that coffer keeps running may be on its way, as after a reset or a crash that called for this backup.
@@ -319,5 +327,46 @@ pub(crate) fn delete_backup(context: &Context, id: BackupId) -> Result<(), Error
             save(context, &mut backup)?;
             Err(err)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::TimelineId;
+
+    const SOURCE: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+    const ELSEWHERE: &str = "aaaaaaaa-71ca-11e1-9e33-c80aa9429562";
+
+    /// The binlogs lead to `binlog.000003:4711` with this executed, and the data says it holds `held`.
+    fn end(executed: &str, held: Option<&str>) -> Result<BackupEnd, Error> {
+        let position = |set: &str| set.parse::<GtidPosition>().unwrap();
+        let file = "binlog.000003".to_owned();
+        let at = Coordinate { timeline: TimelineId::random(), ordinal: 3, file, position: 4711 };
+        with_held(BackupEnd { at, position: position(executed), clock: 1 }, held.map(position))
+    }
+
+    #[test]
+    fn a_backup_that_lacks_what_was_committed_before_its_end_is_none() {
+        let err = end(&format!("{SOURCE}:1-20,{ELSEWHERE}:1-5"), Some(&format!("{SOURCE}:1-9:12-20"))).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt);
+        let lacking = format!("lacks `{SOURCE}:10-11,{ELSEWHERE}:1-5`");
+        for word in ["binlog.000003:4711", &lacking] {
+            assert!(err.message().contains(word), "{word}: {err}");
+        }
+        assert_eq!(
+            end(&format!("{SOURCE}:1"), Some("")).unwrap_err().kind(),
+            ErrorKind::Corrupt,
+            "and if it has nothing"
+        );
+    }
+
+    #[test]
+    fn a_backup_holds_what_its_data_says_even_if_no_binlog_ever_did() {
+        let executed = format!("{SOURCE}:1-20");
+        for held in [executed.clone(), format!("{SOURCE}:1-20,{ELSEWHERE}:1-5")] {
+            assert_eq!(end(&executed, Some(&held)).unwrap().position, held.parse().unwrap());
+        }
+        assert_eq!(end(&executed, None).unwrap().position, executed.parse().unwrap(), "where nobody asked the data");
     }
 }

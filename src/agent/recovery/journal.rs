@@ -34,6 +34,9 @@ pub(crate) struct Journal {
     pub(crate) state: RecoveryState,
     pub(crate) plan: RecoveryPlan,
     pub(crate) outcome: RecoveryOutcome,
+    /// The version of the server that left the data from before the recovery; empty in a journal that does not know it.
+    #[serde(default)]
+    pub(crate) old_version: String,
     /// InnoDB's layout in the base backup, for the scratch server.
     pub(crate) layout: Vec<(String, String)>,
     /// How often the replay had to start over.
@@ -79,7 +82,7 @@ struct Sealed {
 }
 
 impl Journal {
-    pub(crate) fn new(recovery: &Recovery) -> Journal {
+    pub(crate) fn new(recovery: &Recovery, old_version: String) -> Journal {
         Journal {
             format: FORMAT,
             id: recovery.id,
@@ -87,6 +90,7 @@ impl Journal {
             state: RecoveryState::Planned,
             plan: recovery.plan.clone(),
             outcome: RecoveryOutcome::default(),
+            old_version,
             layout: Vec::new(),
             restarts: 0,
             fence: None,

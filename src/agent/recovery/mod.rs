@@ -23,12 +23,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
-pub(crate) use undo::{do_release, do_undo};
+pub(crate) use undo::{check_undo, do_release, do_undo};
 
 use crate::agent::recovery::journal::Journal;
 use crate::agent::ship::Shipper;
 use crate::agent::ship::index::binlog_files;
-use crate::agent::supervisor::{Supervisor, guard_path, remove_guard};
+use crate::agent::supervisor::{Supervisor, guard_path, note_version, remove_guard};
 use crate::agent::{Context, Reporter, fault_of, instances};
 use crate::clock::{self, Stopwatch};
 use crate::datastore::{Tools, mysqld, scratch};
@@ -86,6 +86,13 @@ impl Walk<'_> {
 
     pub(crate) fn save(&self) -> Result<(), Error> {
         self.journal.save(self.context, &self.instance.server)
+    }
+
+    /// Keeps which server it is by now. What is not noted is asked again by the next plan.
+    fn note_version(&mut self) {
+        if let Err(err) = note_version(self.context, &mut self.instance) {
+            logging::warn("recovery", format!("{}: unable to note the server's version: {err}", self.journal.id));
+        }
     }
 
     /// Keeps how long the last step took: it entered its state before its own end. Only a figure, so a failure is no more
@@ -208,7 +215,7 @@ fn begin_journal(context: &Context, instance: &Instance, recovery: &Recovery) ->
         instances::make_home(&context.settings.state_dir, context.tools.of(instance.datastore), &instance.server)?;
     }
     refuse_binlogs_of_another(context, instance)?;
-    let journal = Journal::new(recovery);
+    let journal = Journal::new(recovery, instance.version.clone());
     let dir = Journal::dir(&instance.server, recovery.id);
     std::fs::create_dir_all(&dir).map_err(|err| io_error("unable to create", &dir, err))?;
     stage::server_owner(context, instance)?.give(&dir)?;
@@ -238,6 +245,7 @@ fn abort_asked(context: &Context, id: RecoveryId) -> bool {
 /// One step after the other until the recovery rests.
 fn carry_on(walk: &mut Walk<'_>, supervisor: &Supervisor) -> Result<(), Error> {
     let mut mine = None;
+    switch::note_exchange(walk)?;
     loop {
         // With the server down, going on is the quickest way to have it back.
         if !matches!(walk.journal.state, RecoveryState::Fenced | RecoveryState::Switched) {
@@ -331,13 +339,15 @@ fn settle(walk: &mut Walk<'_>, supervisor: &Supervisor, outcome: Result<(), Erro
     if err.kind() == ErrorKind::Interrupted && walk.context.check_stopping().is_err() {
         return Err(err);
     }
+    let noted = switch::note_exchange(walk);
     match walk.journal.state {
-        RecoveryState::Planned
-        | RecoveryState::Staged
-        | RecoveryState::Prepared
-        | RecoveryState::Replayed
-        | RecoveryState::Fenced => give_up(walk, supervisor, &err),
-        RecoveryState::Switched
+        RecoveryState::Planned | RecoveryState::Staged | RecoveryState::Prepared | RecoveryState::Replayed => {
+            give_up(walk, supervisor, &err)
+        }
+        RecoveryState::Fenced if noted.is_ok() => give_up(walk, supervisor, &err),
+        // Which data is in place is not known: none of it is removed.
+        RecoveryState::Fenced
+        | RecoveryState::Switched
         | RecoveryState::Promoted
         | RecoveryState::Retained
         | RecoveryState::UndoFenced

@@ -43,6 +43,7 @@ pub(super) fn promote(walk: &mut Walk<'_>) -> Result<(), Error> {
         return exchange_back(walk, &err);
     }
     walk.journal.outcome.answered_at = Some(clock::now());
+    walk.note_version();
     begin_timeline(walk, &timeline)?;
     walk.journal.outcome.timeline = Some(timeline.id);
     walk.shipper.resume();

@@ -17,7 +17,7 @@ use crate::agent::supervisor::{place_guard, remove_guard};
 use crate::clock::{self, Deadline};
 use crate::datastore::mysqld::{self, DataDirLock};
 use crate::domain::backup::BackupEnd;
-use crate::domain::recovery::{PlannedChunk, Tail};
+use crate::domain::recovery::{PlannedChunk, RecoveryState, Tail};
 use crate::domain::target::Point;
 use crate::durable;
 use crate::error::{Error, ErrorKind, io_error};
@@ -277,6 +277,26 @@ pub(super) fn exchange(data_dir: &Path, other: &Path, wanted: Option<u64>) -> Re
         return Ok(());
     }
     Err(Error::new(ErrorKind::Io, format!("`{}` is not what it was exchanged for", data_dir.display())))
+}
+
+/// Journals an exchange that was made and not journaled: coffer was killed between the two, or the disk did not take it
+/// for sure. From there on the data in place is not what the server had, and what the server had is not to be removed.
+pub(super) fn note_exchange(walk: &mut Walk<'_>) -> Result<(), Error> {
+    let (brought, event) = if walk.journal.state == RecoveryState::Fenced {
+        (walk.journal.new_inode, Event::Switched)
+    } else if walk.journal.state == RecoveryState::UndoFenced {
+        (walk.journal.old_inode, Event::UndoSwitched)
+    } else {
+        return Ok(());
+    };
+    let data_dir = &walk.instance.server.data_dir;
+    if brought.is_none() || inode(data_dir)? != brought {
+        return Ok(());
+    }
+    durable::sync_parent(data_dir)?;
+    durable::sync_parent(&walk.new_dir())?;
+    walk.shipper.hold();
+    walk.enter(event)
 }
 
 /// A directory's inode; `None` when there is none.

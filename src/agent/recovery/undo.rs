@@ -4,20 +4,22 @@ use crate::agent::Context;
 use crate::agent::recovery::identity::{ever_used, list_own_binlogs, make_fit_again, prove_unused};
 use crate::agent::recovery::journal::{Fence, Journal};
 use crate::agent::recovery::promote::{begin_timeline, new_timeline};
-use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, save_tail};
+use crate::agent::recovery::switch::{bring_back, exchange, hold_data, inode, note_exchange, save_tail};
 use crate::agent::recovery::{Walk, journal_is_gone, let_go, set_status, with_walk};
 use crate::agent::ship::Shipper;
 use crate::agent::supervisor::{Supervisor, place_guard, remove_guard};
 use crate::clock::Deadline;
 use crate::datastore::mysqld;
 use crate::datastore::sql::Sql;
+use crate::datastore::version::version_of;
 use crate::domain::id::RecoveryId;
-use crate::domain::instance::{InstanceStatus, Server};
+use crate::domain::instance::{Instance, InstanceStatus, Server};
 use crate::domain::recovery::{RecoveryState, Tail};
 use crate::domain::task::Task;
 use crate::domain::timeline::{Branch, Origin};
 use crate::error::{Error, ErrorKind, io_error};
 use crate::logging;
+use crate::recovery::plan::version::takes_files;
 use crate::recovery::state::Event;
 
 /// How long shipping may take to catch up while the server still serves.
@@ -56,6 +58,7 @@ pub(crate) fn do_undo(
 }
 
 fn carry_on(walk: &mut Walk<'_>) -> Result<(), Error> {
+    note_exchange(walk)?;
     loop {
         walk.context.check_stopping()?;
         match walk.journal.state {
@@ -65,7 +68,11 @@ fn carry_on(walk: &mut Walk<'_>) -> Result<(), Error> {
                     if err.kind() == ErrorKind::Interrupted {
                         return Err(err);
                     }
-                    return give_up(walk, err);
+                    note_exchange(walk)?;
+                    if walk.journal.state == RecoveryState::UndoFenced {
+                        return give_up(walk, err);
+                    }
+                    logging::warn("recovery", format!("{}: {err}; the data is exchanged", walk.journal.id));
                 }
             }
             RecoveryState::UndoSwitched => walk.timed("starting on the data from before", finish)?,
@@ -138,7 +145,35 @@ fn check_old_data(walk: &Walk<'_>) -> Result<(), Error> {
         )
         .hint(format!("It is kept for inspection at `{}` until it is released.", old_dir.display())));
     }
-    Ok(())
+    check_program(walk.context, &walk.instance, &walk.journal)
+}
+
+/// Refuses an undo that can be seen to be none, before anything is queued or stopped.
+pub(crate) fn check_undo(context: &Context, instance: &Instance, id: RecoveryId) -> Result<(), Error> {
+    // What else may be wrong with the journal is told by whoever needs all of it.
+    match Journal::load(&instance.server, id) {
+        Ok(Some(journal)) => check_program(context, instance, &journal),
+        _ => Ok(()),
+    }
+}
+
+/// A server of another series changes the data it starts on for good, if it starts at all.
+fn check_program(context: &Context, instance: &Instance, journal: &Journal) -> Result<(), Error> {
+    // A program that can't be asked can't be started either, and then the start says so.
+    let program = version_of(instance.datastore, &context.tools.of(instance.datastore).server).unwrap_or_default();
+    let old = &journal.old_version;
+    if takes_files(&program, old) {
+        return Ok(());
+    }
+    let (id, title) = (journal.id, instance.datastore.title());
+    let what = format!(
+        "recovery {id} cannot be undone: the data from before it is that of {title} {old}, and the configured server \
+         program is {program}, which must not be started on it"
+    );
+    Err(Error::new(ErrorKind::Conflict, what).hint(format!(
+        "Configure the programs of {title} {old} again and restart coffer, then undo it; or recover to a point on the \
+         former timeline, which `coffer timeline` lists."
+    )))
 }
 
 /// Exchanges the directories back. The old data is told first which GTIDs were used since.
@@ -198,6 +233,7 @@ fn finish(walk: &mut Walk<'_>) -> Result<(), Error> {
     }
     let mut sql = Sql::connect(&mysqld::access(&server)?)?;
     prove_unused(&mut sql, walk.instance.datastore, &timeline.state_at_begin)?;
+    walk.note_version();
     begin_timeline(walk, &timeline)?;
     walk.journal.outcome.undo_timeline = Some(timeline.id);
     walk.journal.outcome.undo_until = None;

@@ -429,7 +429,7 @@ impl Shipper {
             None => ChunkBody::Range { file: tail.file(), begin: piece.begin, end: piece.end },
         };
         let chunk = self.context.repository.put_chunk(&facts, piece.format.raw(), body)?;
-        self.context.store.write(|tx| tx.insert_chunk(&chunk))?;
+        self.context.store.write(|tx| tx.insert_seen_chunk(&chunk, piece.summary.as_statements))?;
         tail.shipped(piece, &chunk.facts.sha256);
         Ok(())
     }

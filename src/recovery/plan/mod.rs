@@ -64,6 +64,10 @@ pub(crate) trait ChunkSource {
     /// The chunk's transactions, in order, read from the repository and checked.
     fn transactions(&self, chunk: &Chunk) -> Result<Vec<Transaction>, Error>;
 
+    /// Whether changes are known to be logged as statements in a chunk of `timeline` whose end is behind `after` and not
+    /// behind `to`, both an ordinal and a position. Said without reading a chunk, so what nobody has seen is not told.
+    fn has_statements(&self, timeline: TimelineId, after: (u32, u64), to: (u32, u64)) -> Result<bool, Error>;
+
     /// Chunks of any timeline of the instance whose ranges hold the GTID.
     fn holding(&self, gtid: &Gtid) -> Result<Vec<Chunk>, Error>;
 }
@@ -129,6 +133,10 @@ pub(crate) fn plan_recovery(facts: &Facts<'_>, target: &RecoveryTarget) -> Resul
     let mut warnings = resolved.warnings;
     let runners = [(version::Runner::Server, facts.server_version), (version::Runner::Program, facts.program_version)];
     warnings.extend(version::check(way.base.backup, &runners)?);
+    if !version::takes_files(facts.program_version, facts.server_version) {
+        let (server_version, program_version) = (facts.server_version.to_owned(), facts.program_version.to_owned());
+        warnings.push(Warning::UndoNeeds { server_version, program_version });
+    }
     warnings.extend(warnings_about(facts, target, &resolved.lineage, &way));
     let plan = assemble(facts, target, &way, following.first, given_up, &warnings);
     match facts.free_disk_bytes {

@@ -60,6 +60,14 @@ impl<'a> Reader<'a> {
         Ok(transactions)
     }
 
+    /// Whether changes in these pieces, which follow each other whole in one timeline, are known to be logged as statements.
+    pub(super) fn has_statements(&self, pieces: &[Piece]) -> Result<bool, PlanError> {
+        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(false) };
+        let (first, last) = (&first.chunk.facts, &last.chunk.facts);
+        let (after, to) = ((first.ordinal, first.begin), (last.ordinal, last.end));
+        Ok(self.source.has_statements(first.timeline, after, to)?)
+    }
+
     /// The first transaction of the piece for which `wanted` holds.
     pub(super) fn first(
         &self,

@@ -27,7 +27,7 @@ pub(super) struct Replay {
     pub(super) chunk_stored_bytes: u64,
     /// The chunk of the last transaction holds XA transactions.
     pub(super) has_xa: bool,
-    /// The chunk of the last transaction holds changes that were logged as statements.
+    /// Changes are among it that were logged as statements.
     pub(super) has_statements: bool,
 }
 
@@ -54,6 +54,13 @@ pub(super) fn sum(reader: &Reader<'_>, base: &Base<'_>, pieces: &[Piece], skips:
         replay.replay_bytes = replay.replay_bytes.saturating_add(piece.to.saturating_sub(piece.from));
         replay.chunk_stored_bytes = replay.chunk_stored_bytes.saturating_add(piece.chunk.stored_bytes);
     }
+    let is_whole = |piece: &Piece| piece.is_whole() && skipped_in(piece, skips).is_empty();
+    let follows = |one: &Piece, next: &Piece| {
+        is_whole(one) && is_whole(next) && one.chunk.facts.timeline == next.chunk.facts.timeline
+    };
+    for run in pieces.chunk_by(follows).filter(|run| run.first().is_some_and(is_whole)) {
+        replay.has_statements |= reader.has_statements(run)?;
+    }
     for piece in pieces.iter().rev().filter(|piece| piece.chunk.facts.transactions > 0) {
         let skipped = skipped_in(piece, skips);
         let transactions = reader.transactions(&piece.chunk)?;
@@ -61,7 +68,8 @@ pub(super) fn sum(reader: &Reader<'_>, base: &Base<'_>, pieces: &[Piece], skips:
         if let Some(last) = transactions.iter().rfind(comes_back) {
             replay.last = Some(planned_transaction(piece, last));
             replay.has_xa = transactions.iter().filter(comes_back).any(|t| t.kind == TransactionKind::Xa);
-            replay.has_statements = transactions.iter().filter(comes_back).any(|t| t.as_statements);
+            // It is read anyway, and a catalog that was rebuilt knows of none.
+            replay.has_statements |= transactions.iter().filter(comes_back).any(|t| t.as_statements);
             break;
         }
     }
@@ -106,6 +114,7 @@ fn add_read(
             None => {}
         }
         replay.transactions = replay.transactions.saturating_add(1);
+        replay.has_statements |= transaction.as_statements;
     }
     Ok(())
 }

@@ -538,6 +538,15 @@ impl ChunkSource for Catalog {
         Ok(self.transactions_of(chunk))
     }
 
+    fn has_statements(&self, timeline: TimelineId, after: (u32, u64), to: (u32, u64)) -> Result<bool, Error> {
+        let within = |facts: &ChunkFacts| {
+            let end = (facts.ordinal, facts.end);
+            facts.timeline == timeline && end > after && end <= to
+        };
+        let chunks = self.chunks.iter().filter(|chunk| within(&chunk.facts));
+        Ok(chunks.flat_map(|chunk| &self.transactions[&chunk.key]).any(|transaction| transaction.as_statements))
+    }
+
     fn holding(&self, gtid: &Gtid) -> Result<Vec<Chunk>, Error> {
         let holds = |range: &GtidRange| range.holds(gtid);
         Ok(self.chunks.iter().filter(|chunk| chunk.facts.ranges.iter().any(holds)).cloned().collect())

@@ -378,6 +378,27 @@ fn warnings_say_what_is_true_of_the_plan() {
     assert!(!warnings.contains("logged as statements"), "{warnings}");
     let format = "timeline 1\n file b.000001: 1@10 2@20s 3@30\n backup full-1 after 1";
     assert!(told(format, "latest").contains("logged as statements"), "{}", told(format, "latest"));
+    // Wherever in the window it is, and only there: the base's end, the stop and what is left out cut within chunks.
+    let window = "timeline 1
+        file b.000001: 1@10s 2@20 | 3@30 | 4@40s 5@50 | 6@60
+        file b.000002: 7@70 | 8@80 9@90s | 10@100
+        backup full-1 after 1
+        backup full-2 after 5";
+    for (target, is_told) in [
+        ("gtid 3 base full-1", false),
+        ("gtid 4 base full-1", true),
+        ("gtid 7 base full-1", true),
+        ("latest base full-1", true),
+        ("gtid 7 base full-1 skip 4", false),
+        ("gtid 8 base full-2", false),
+        ("gtid 9 base full-2", true),
+        ("gtid 10 base full-2", true),
+        ("gtid 10 base full-2 skip 9", false),
+        ("before-gtid 9 base full-2", false),
+    ] {
+        let warnings = told(window, target);
+        assert_eq!(warnings.contains("logged as statements"), is_told, "{target}: {warnings}");
+    }
     assert!(warnings.contains("ends 27 hours before") && warnings.contains("XA RECOVER"), "{warnings}");
 }
 

@@ -52,6 +52,12 @@ pub(super) fn check(base: &Backup, runners: &[(Runner, &str)]) -> Result<Option<
     Ok(warning)
 }
 
+/// Whether a server of this version may be started on data that one of the other version has left.
+pub(crate) fn takes_files(version: &str, left_by: &str) -> bool {
+    // Whatever copies files: they are all the same in this.
+    fit(Strategy::Mariabackup, left_by, version) != Fit::Refused
+}
+
 /// Whether a server takes a base, by the versions both state. They are of one datastore, as they are of one instance.
 fn fit(strategy: Strategy, base_version: &str, version: &str) -> Fit {
     let (Some(taken), Some(runs)) = (numbers(base_version), numbers(version)) else { return Fit::Exact };
@@ -108,6 +114,20 @@ mod tests {
              9.6.0    on 9.7.0                   Refused Step
              9.7.4    on 9.6.9                   Refused Refused",
         );
+    }
+
+    #[test]
+    fn data_is_started_by_its_own_series_only() {
+        for (version, left_by, may) in [
+            ("10.11.19", "10.11.19", true),
+            ("10.11.20", "10.11.19", true),
+            ("10.11.18", "10.11.19", false),
+            ("11.8.6", "10.11.19", false),
+            ("", "10.11.19", true),
+            ("11.8.6", "", true),
+        ] {
+            assert_eq!(takes_files(version, left_by), may, "{version} on what {left_by} left");
+        }
     }
 
     #[test]

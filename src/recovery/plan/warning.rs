@@ -50,6 +50,11 @@ pub(super) enum Warning {
         base_version: String,
         server_version: String,
     },
+    /// The recovery is a step up: what starts on its data must not start on that from before it.
+    UndoNeeds {
+        server_version: String,
+        program_version: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -88,7 +93,7 @@ impl fmt::Display for Warning {
                 "XA transactions are among the last ones replayed; look for prepared ones with XA RECOVER afterwards",
             ),
             Warning::Statements => f.write_str(
-                "among the last transactions replayed are changes that were logged as statements (binlog_format is not ROW); \
+                "among the transactions replayed are changes that were logged as statements (binlog_format was not ROW); \
                  such a statement may give other rows when it runs again",
             ),
             Warning::Skips { count } => {
@@ -100,6 +105,11 @@ impl fmt::Display for Warning {
             Warning::PatchLevel { base_version, server_version } => {
                 write!(f, "the base was taken from version {base_version}, the server is {server_version}")
             }
+            Warning::UndoNeeds { server_version, program_version } => write!(
+                f,
+                "an undo needs the server program of version {server_version} again: {program_version}, which is \
+                 configured, must not be started on the data from before the recovery"
+            ),
         }
     }
 }
