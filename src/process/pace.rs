@@ -13,9 +13,11 @@ use crate::clock::Stopwatch;
 /// Others that take less of the processors are not disturbed; the kernel's own work for us is among it.
 const QUIET_SHARE: f64 = 0.25;
 /// What is always taken, so that the work comes to its end.
-const OWN_SHARE_MIN: f64 = 0.08;
+const OWN_SHARE_MIN: f64 = 0.05;
 /// The kernel counts hundredths of seconds.
 const WINDOW: Duration = Duration::from_millis(200);
+/// Windows that are rested at most behind one, whatever the clocks say.
+const RESTS_MAX: f64 = 100.0;
 /// The longest rest before the caller may look around again.
 const REST_MAX: Duration = Duration::from_millis(500);
 
@@ -23,6 +25,8 @@ const REST_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Pace {
     window: Stopwatch,
     before: Option<Sample>,
+    /// The own seconds for which was rested: other threads go on for a while with what they were given.
+    paid: f64,
     /// What is to be rested yet.
     owed: Duration,
 }
@@ -37,7 +41,9 @@ struct Sample {
 
 impl Pace {
     pub(crate) fn begin() -> Pace {
-        Pace { window: Stopwatch::start(), before: sample(), owed: Duration::ZERO }
+        let before = sample();
+        let paid = before.map_or(0.0, |sample| sample.own);
+        Pace { window: Stopwatch::start(), before, paid, owed: Duration::ZERO }
     }
 
     /// To be called again and again between small pieces of work: rests as long as the others need, half a second at
@@ -46,8 +52,11 @@ impl Pace {
         let length = self.window.elapsed();
         if length >= WINDOW {
             let now = sample();
-            if let Some((others, own)) = self.before.zip(now).and_then(|(before, now)| shares(before, now)) {
-                self.owed = rest_owed(length, others, own);
+            if let Some((before, now)) = self.before.zip(now) {
+                if let Some(shares) = shares(before, now, self.paid) {
+                    self.owed = rest_owed(length, shares);
+                }
+                self.paid = now.own;
             }
             (self.window, self.before) = (Stopwatch::start(), now);
         }
@@ -61,24 +70,33 @@ impl Pace {
     }
 }
 
-/// What others and the process itself took of all processors, from 0 to 1 each.
-fn shares(before: Sample, now: Sample) -> Option<(f64, f64)> {
+/// What was taken of all processors in a window, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Shares {
+    others: f64,
+    own: f64,
+    /// Of the process, also before the window.
+    unpaid: f64,
+}
+
+fn shares(before: Sample, now: Sample, paid: f64) -> Option<Shares> {
     let all = now.all - before.all;
     if all <= 0.0 {
         return None;
     }
     let own = ((now.own - before.own) / all).clamp(0.0, 1.0);
     let others = ((now.busy - before.busy) / all - own).clamp(0.0, 1.0);
-    Some((others, own))
+    Some(Shares { others, own, unpaid: ((now.own - paid) / all).max(own) })
 }
 
 /// How long to rest behind a window, so that the own share of both together is half of what nobody took in it.
-fn rest_owed(window: Duration, others: f64, own: f64) -> Duration {
+fn rest_owed(window: Duration, shares: Shares) -> Duration {
+    let Shares { others, own, unpaid } = shares;
     if others < QUIET_SHARE {
         return Duration::ZERO;
     }
     let allowed = ((1.0 - others - own).max(0.0) / 2.0).max(OWN_SHARE_MIN);
-    window.mul_f64((own / allowed - 1.0).max(0.0))
+    window.mul_f64((unpaid / allowed - 1.0).clamp(0.0, RESTS_MAX))
 }
 
 fn sample() -> Option<Sample> {
@@ -120,18 +138,26 @@ mod tests {
     #[test]
     fn shares_are_told_apart() {
         let sample = |all, busy, own| Sample { all, busy, own };
-        assert_eq!(shares(sample(10.0, 5.0, 1.0), sample(14.0, 8.0, 2.0)), Some((0.5, 0.25)));
-        assert_eq!(shares(sample(10.0, 5.0, 1.0), sample(10.0, 5.0, 1.0)), None);
+        let told = shares(sample(10.0, 5.0, 1.0), sample(14.0, 8.0, 2.0), 1.0);
+        assert_eq!(told, Some(Shares { others: 0.5, own: 0.25, unpaid: 0.25 }));
+        // What was taken during the last rest counts too.
+        let told = shares(sample(10.0, 5.0, 1.0), sample(14.0, 8.0, 2.0), 0.0);
+        assert_eq!(told, Some(Shares { others: 0.5, own: 0.25, unpaid: 0.5 }));
+        assert_eq!(shares(sample(10.0, 5.0, 1.0), sample(10.0, 5.0, 1.0), 1.0), None);
     }
 
     #[test]
     fn whoever_is_alone_does_not_rest_and_a_busy_machine_is_left_to_the_others() {
         let window = Duration::from_secs(1);
-        assert_eq!(rest_owed(window, 0.1, 0.9), Duration::ZERO);
+        let owed = |others, own, unpaid| rest_owed(window, Shares { others, own, unpaid }).as_secs_f64();
+        assert_eq!(owed(0.1, 0.9, 0.9), 0.0);
         // Nothing was left: what was taken is spread until it is the least share.
-        let rest = rest_owed(window, 0.6, 0.4).as_secs_f64();
-        assert!((0.4 / (1.0 + rest) - OWN_SHARE_MIN).abs() < 1e-9, "{rest}");
+        for unpaid in [0.4, 0.6] {
+            let rest = owed(0.6, 0.4, unpaid);
+            assert!((unpaid / (1.0 + rest) - OWN_SHARE_MIN).abs() < 1e-9, "{rest}");
+        }
         // Half of what is left over may be taken without a rest.
-        assert_eq!(rest_owed(window, 0.4, 0.2), Duration::ZERO);
+        assert_eq!(owed(0.4, 0.2, 0.2), 0.0);
+        assert_eq!(owed(0.9, 0.1, 1e9), RESTS_MAX);
     }
 }

@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,6 +21,10 @@ use crate::error::{Error, ErrorKind, io_error};
 
 /// Holds objects that are being written. Its name can be no key, so no listing shows it.
 const INCOMING: &str = ".incoming";
+/// No disk's blocks are larger.
+const BLOCK_BYTES: usize = 4096;
+/// What is smaller is sooner copied.
+const DIRECT_BYTES_MIN: usize = 256 * 1024;
 /// A file left there by a writer that was killed is removed once nobody can be writing it any more.
 const INCOMING_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A put may meet another process's delete that removes the directory it needs; it makes it again, but not for ever.
@@ -388,7 +392,10 @@ fn write_synced(temporary: &Path, body: Body<'_>) -> Result<(), Error> {
     let fault = |err| io_error("unable to write", temporary, err);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary).map_err(fault)?;
     match body {
-        Body::Bytes(bytes) | Body::Hashed { bytes, .. } => file.write_all(bytes).map_err(fault)?,
+        Body::Bytes(bytes) | Body::Hashed { bytes, .. } => {
+            let done = write_blocks(temporary, bytes).map_err(fault)?;
+            file.write_all_at(bytes.get(done..).unwrap_or_default(), done as u64).map_err(fault)?;
+        }
         Body::File(source) => {
             let mut source_file = File::open(source).map_err(|err| io_error("unable to open", source, err))?;
             io::copy(&mut source_file, &mut file).map_err(fault)?;
@@ -396,6 +403,25 @@ fn write_synced(temporary: &Path, body: Body<'_>) -> Result<(), Error> {
     }
     // A failed sync is final: the pages count as clean afterwards, so a second sync would lie.
     file.sync_all().map_err(fault)
+}
+
+/// Writes the whole blocks of a large object past the system's cache, and says how many bytes those are; none where the
+/// file system or the place of the bytes in memory does not allow it. Nobody is about to read them, so a copy of them in
+/// memory would cost more than their compression, and push out what the server needs.
+fn write_blocks(path: &Path, bytes: &[u8]) -> io::Result<usize> {
+    let whole = bytes.len() - bytes.len() % BLOCK_BYTES;
+    if whole < DIRECT_BYTES_MIN {
+        return Ok(0);
+    }
+    let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+    let written = OpenOptions::new().write(true).custom_flags(flags).open(path);
+    let written = written.and_then(|file| file.write_all_at(bytes.get(..whole).unwrap_or_default(), 0));
+    match written {
+        Ok(()) => Ok(whole),
+        // All of it is written again, the other way.
+        Err(err) if err.kind() == io::ErrorKind::InvalidInput => Ok(0),
+        Err(err) => Err(err),
+    }
 }
 
 /// Moves `from` to `to` unless `to` exists.
@@ -455,6 +481,19 @@ mod tests {
     fn a_folder_keeps_the_contract() {
         let scratch = TempDir::new();
         suite::check_contract(&LocalStore::create(&scratch.join("a/b")).unwrap());
+    }
+
+    #[test]
+    fn a_large_object_is_whole_wherever_its_bytes_lie() {
+        let scratch = TempDir::new();
+        let store = LocalStore::create(&scratch).unwrap();
+        let bytes: Vec<u8> = (0..DIRECT_BYTES_MIN + 3 * BLOCK_BYTES + 17).map(|at| at.to_le_bytes()[at % 3]).collect();
+        let block = crate::block::Block::of(&bytes).unwrap();
+        // In whole blocks, with a rest, and from a place in memory that no disk reads from.
+        for (key, bytes) in [("a", &block[..DIRECT_BYTES_MIN]), ("b", &block[..]), ("c", &block[1..])] {
+            store.put(key, Body::Bytes(bytes)).unwrap();
+            assert!(fs::read(scratch.join(key)).unwrap() == bytes, "{key}");
+        }
     }
 
     #[test]

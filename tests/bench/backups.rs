@@ -12,8 +12,9 @@ pub(crate) const RESIDENT_BUDGET: u64 = 128 << 20;
 /// How long one run may take on a busy machine.
 pub(crate) const RUN_MAX: Duration = Duration::from_secs(900);
 
-pub(crate) fn sizes(arguments: &[u64]) -> (u64, u64) {
-    (arguments.first().copied().unwrap_or(1200), arguments.get(1).copied().unwrap_or(3).max(1))
+/// MiB of rows and how many runs, as asked for or by default.
+pub(crate) fn sizes(arguments: &[u64], mib: u64) -> (u64, u64) {
+    (arguments.first().copied().unwrap_or(mib), arguments.get(1).copied().unwrap_or(3).max(1))
 }
 
 /// Rows of which about half is chance, as in most databases; kept out of the binlog.

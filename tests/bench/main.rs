@@ -55,7 +55,7 @@ const ALL: [Benchmark; 4] = [
     },
     Benchmark {
         name: "backup",
-        about: "backup (default 1200 MiB, 3 runs) into a folder against `mariadb-backup --stream=mbstream > /dev/null`, or \
+        about: "backup (default 1200 MiB, MySQL 3000, 3 runs) into a folder against `mariadb-backup --stream=mbstream > /dev/null`, or \
                 on MySQL against CLONE LOCAL and reading its files; there also what the server's clients notice of it",
         run: |cell, sizes| if cell.datastore.is_mysql() { clone::run(sizes) } else { store::run_local(sizes) },
         datastores: BOTH,

@@ -18,7 +18,7 @@ const BUDGET_LOCAL: f64 = 1.2;
 
 /// Into and out of a Garage of its own.
 pub(crate) fn run(arguments: &[u64]) {
-    let (mib, runs) = sizes(arguments);
+    let (mib, runs) = sizes(arguments, 1200);
     let garage = Garage::start();
     let bed = Bed::new("bench-store");
     let credentials = garage.credentials(bed.dir(), "credentials.toml");
@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &[u64]) {
 
 /// Into a folder on the same disk.
 pub(crate) fn run_local(arguments: &[u64]) {
-    let (mib, runs) = sizes(arguments);
+    let (mib, runs) = sizes(arguments, 1200);
     let appliance = Appliance::start("bench-backup");
     let instance = Instance::create(&appliance, "backup");
     fill(&instance, mib);

@@ -12,8 +12,9 @@ use super::identity::Recipients;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, error_of};
 
-/// Backups and shipping share the host with the server: speed before size.
-const ZSTD_LEVEL: i32 = 1;
+/// Backups and shipping share the host with the server: speed before size. Level 1 takes two and a half times as long and
+/// saves an eighth of the size (measured on tables of text, numbers and random bytes).
+const ZSTD_LEVEL: i32 = -1;
 /// The fastest that leaves what cannot be compressed as it is: level 1 would make it longer.
 const GZIP_LEVEL: u32 = 2;
 /// By how much encryption makes a part longer: a stanza of 200 bytes a recipient, and 16 bytes every 64 KiB.
