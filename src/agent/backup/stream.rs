@@ -22,6 +22,8 @@ use crate::repository::writer::BackupWriter;
 /// How often it is asked whether something cannot wait for the backup.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const BUFFER_BYTES: usize = 1024 * 1024;
+/// What is over in a moment disturbs nobody for long, and somebody may wait for it.
+const PACED_FROM_BYTES: u64 = 256 * 1024 * 1024;
 
 /// What was stored, and what the stream says of itself.
 pub(super) struct StoredStream {
@@ -84,7 +86,7 @@ fn pump(
         if count == 0 {
             break;
         }
-        if let Some(pace) = &mut pace {
+        if let Some(pace) = pace.as_mut().filter(|_| writer.raw_bytes() >= PACED_FROM_BYTES) {
             pace.keep();
         }
         if looked.elapsed() >= LOOK_EVERY {
