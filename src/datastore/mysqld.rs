@@ -92,7 +92,7 @@ pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
         Control::Argv { start, .. } => from_argv(start, "start")?,
     };
     if server.control == Control::Created && tools.datastore == Datastore::Mysql {
-        remove_stale_lock(server)?;
+        remove_stale_lock(&server.socket, &server.data_dir)?;
     }
     let handle = command.spawn_detached(&log)?;
     let access = access(server)?;
@@ -123,12 +123,12 @@ pub(crate) fn start(tools: &Tools, server: &Server) -> Result<(), Error> {
 }
 
 /// MySQL keeps its pid in a file beside the socket and does not start while a process has that pid. After a reboot it may
-/// be any process.
-fn remove_stale_lock(server: &Server) -> Result<(), Error> {
-    let mut path = server.socket.clone().into_os_string();
+/// be any process, and right after a kill the dead one, until somebody has asked how it ended.
+pub(crate) fn remove_stale_lock(socket: &Path, data_dir: &Path) -> Result<(), Error> {
+    let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    if !path.exists() || is_in_use(&server.data_dir)? {
+    if !path.exists() || is_in_use(data_dir)? {
         return Ok(());
     }
     std::fs::remove_file(&path).map_err(|err| io_error("unable to remove", &path, err))

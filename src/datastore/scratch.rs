@@ -211,6 +211,9 @@ fn launch(tools: &Tools, settings: &ScratchSettings, options: OptionGroup) -> Re
     // A starting server removes every other server's temporary tables in its tmpdir: each has its own.
     std::fs::create_dir_all(&tmp_dir).map_err(|err| io_error("unable to create", &tmp_dir, err))?;
     Owner::of_user(&tools.server_user)?.give(&tmp_dir)?;
+    if tools.datastore == Datastore::Mysql {
+        mysqld::remove_stale_lock(&socket_path(&settings.run_dir), &settings.data_dir)?;
+    }
     let handle = Cmd::new(&tools.server)
         .arg(format!("--defaults-file={}", option_file.display()))
         .spawn_detached(&settings.run_dir.join("scratch.out"))?;
